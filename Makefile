@@ -1,0 +1,53 @@
+# The few commands that a person or a CI machine needs; each works on a fresh clone. `make` alone lists them.
+
+CARGO ?= cargo
+PYTHON ?= python3
+VOLVELLE := target/release/volvelle
+DEMO := pipelines/countdown.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test lint test-python demo demo-quick bench clean
+
+help:  ## Lists these commands
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup:  ## Fetches libtorch into .libtorch (once; see scripts/setup-libtorch.sh)
+	@PYTHON=$(PYTHON) scripts/setup-libtorch.sh
+
+build: setup  ## Builds both programs, optimized
+	$(CARGO) build --release
+
+lint: setup  ## Formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+
+test: lint test-python  ## Everything that CI checks
+	$(CARGO) test --quiet --workspace
+
+# Each folder of tests is its own run: the plugins are separate programs and share no package.
+test-python:  ## The tests of the Python plugins and scripts
+	@set -e; for file in $$(find plugins scripts -name 'test_*.py' | sort); do \
+	  echo "$(PYTHON) -m unittest $$file"; \
+	  (cd "$$(dirname "$$file")" && PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m unittest --quiet "$$(basename "$$file" .py)"); \
+	done
+
+demo: build  ## ASTRO on Countdown, from problems to the comparison page (10 to 15 minutes on 2 cores)
+	$(VOLVELLE) run $(DEMO)
+	@$(MAKE) --no-print-directory show-demo PROFILE=
+
+demo-quick: build  ## The same with small sizes (about 3 minutes): shows the machinery, not the method
+	$(VOLVELLE) run $(DEMO) --profile quick
+	@$(MAKE) --no-print-directory show-demo PROFILE='--profile quick'
+
+.PHONY: show-demo
+show-demo:
+	@echo
+	@$(VOLVELLE) show $(DEMO) report.table $(PROFILE)
+	@echo
+	@echo "The page with curves, trees and solutions: $(VOLVELLE) show $(DEMO) report.page $(PROFILE) --path"
+
+bench: build  ## Times a run and a plan in which nothing changed, beside ninja (bench/README.md)
+	$(PYTHON) bench/noop.py --volvelle $(VOLVELLE)
+
+clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
+	$(CARGO) clean

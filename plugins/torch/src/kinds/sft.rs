@@ -1,0 +1,82 @@
+//! `astro.sft`: supervised fine-tuning on chats (ASTRO, arXiv:2507.00417, sec. 3.1).
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+use super::training::{SupervisedParams, TrainingParams, train_supervised};
+use crate::formats::{Chat, read_jsonl, write_jsonl};
+use crate::lm::train::{Example, IGNORE};
+use crate::lm::{self, LmError, Tokenizer};
+use crate::worker::Job;
+
+/// What SFT adds to [`TrainingParams`].
+#[derive(Debug, Deserialize)]
+struct Params {
+    /// Longer chats, in tokens, are left out.
+    max_length: usize,
+    /// Whether the loss leaves out the prompt. The paper trains on all tokens.
+    completion_only_loss: bool,
+}
+
+/// Reads `model` and `data` (chats), writes `model` and `metrics`.
+pub fn run(job: &Job) -> Result<()> {
+    let params: Params = job.params()?;
+    let training: TrainingParams = job.params()?;
+    let supervised: SupervisedParams = job.params()?;
+    let model_dir = job.input("model")?;
+    let device = training.device(job)?;
+    let tokenizer = Tokenizer::load(&model_dir)?;
+    let model = lm::load(&model_dir, device, tch::Kind::Float)?;
+    let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
+    let examples = examples(job, &tokenizer, &chats, &params)?;
+    let metrics = train_supervised(job, &model, &examples, tokenizer.pad_token_id, &training, &supervised)?;
+    lm::save(&model, &job.output("model")?, &model_dir)?;
+    write_jsonl(&job.output("metrics")?, metrics)?;
+    Ok(())
+}
+
+fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -> Result<Vec<Example>> {
+    let all = chats
+        .iter()
+        .map(|chat| encode(tokenizer, chat, params.completion_only_loss))
+        .collect::<Result<Vec<_>, _>>()?;
+    let shortest = all.iter().map(|example| example.ids.len()).min().unwrap_or(0);
+    let kept: Vec<Example> = all
+        .into_iter()
+        .filter(|example| example.ids.len() <= params.max_length)
+        .collect();
+    let num_dropped = chats.len() - kept.len();
+    if kept.is_empty() {
+        bail!(
+            "no chat fits into max_length {}; the shortest of {} has {shortest} tokens",
+            params.max_length,
+            chats.len()
+        );
+    }
+    if num_dropped > 0 {
+        job.warning(&format!(
+            "{num_dropped} of {} chats are longer than max_length and were left out",
+            chats.len()
+        ));
+    }
+    let num_tokens: usize = kept.iter().map(|example| example.ids.len()).sum();
+    job.info(&format!(
+        "{} chats, {:.1} tokens each",
+        kept.len(),
+        num_tokens as f64 / kept.len() as f64
+    ));
+    Ok(kept)
+}
+
+/// Tokenizes a chat; its last message is the completion.
+fn encode(tokenizer: &Tokenizer, chat: &Chat, completion_only_loss: bool) -> Result<Example, LmError> {
+    let ids = tokenizer.encode(&tokenizer.render_chat(&chat.messages, false)?, false)?;
+    let mut labels = ids.clone();
+    if completion_only_loss {
+        let prompt = &chat.messages[..chat.messages.len().saturating_sub(1)];
+        let prompt_len = tokenizer.encode(&tokenizer.render_chat(prompt, true)?, false)?.len();
+        let prompt_len = prompt_len.min(labels.len());
+        labels[..prompt_len].fill(IGNORE);
+    }
+    Ok(Example { ids, labels })
+}

@@ -1,0 +1,15 @@
+//! The libtorch plugin of Volvelle: language models, tree search, SFT, GRPO, evaluation and reports as kinds.
+//!
+//! A plugin like any other: it shares no Rust types with the engine, only the worker contract (`plugins/CONTRACT.md`).
+
+pub mod debug;
+pub mod formats;
+pub mod kinds;
+pub mod linearize;
+pub mod lm;
+pub mod random;
+pub mod report;
+pub mod rewrite;
+pub mod search;
+pub mod verify;
+pub mod worker;

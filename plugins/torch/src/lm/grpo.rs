@@ -1,0 +1,168 @@
+//! Group relative policy optimization: advantages of groups of rollouts, and the clipped loss.
+//!
+//! Shapes: `B` rollouts of at most `T` completion tokens. Names and variants are TRL's (`GRPOConfig`).
+
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+/// How per-token losses become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossType {
+    /// Mean over the tokens of each rollout, then over rollouts (DeepSeekMath, arXiv:2402.03300).
+    Grpo,
+    /// Mean over the tokens of the micro-batch.
+    Bnpo,
+    /// Sum over tokens divided by rollouts times the length cap (Dr. GRPO, arXiv:2503.20783).
+    DrGrpo,
+    /// Mean over the tokens of the whole batch of the optimizer step (DAPO, arXiv:2503.14476).
+    Dapo,
+}
+
+/// What the rewards of a group, less their mean, are divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleRewards {
+    /// The standard deviation of the group.
+    Group,
+    /// The standard deviation of all rewards of the batch.
+    Batch,
+    None,
+}
+
+/// Added to a standard deviation before it divides, as in TRL.
+const STD_EPSILON: f64 = 1e-4;
+
+/// Returns the advantage of each rollout; `rewards` has one slice for each group.
+///
+/// The mean is the group's; the standard deviation is the sample's (divisor n - 1).
+pub fn advantages(rewards: &[Vec<f64>], scale: ScaleRewards) -> Vec<f64> {
+    let batch: Vec<f64> = rewards.concat();
+    let batch_std = standard_deviation(&batch);
+    rewards
+        .iter()
+        .flat_map(|group| {
+            let mean = group.iter().sum::<f64>() / group.len().max(1) as f64;
+            let divisor = match scale {
+                ScaleRewards::Group => standard_deviation(group) + STD_EPSILON,
+                ScaleRewards::Batch => batch_std + STD_EPSILON,
+                ScaleRewards::None => 1.0,
+            };
+            group.iter().map(move |reward| (reward - mean) / divisor)
+        })
+        .collect()
+}
+
+fn standard_deviation(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+/// The constants of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossSettings {
+    pub loss_type: LossType,
+    /// The ratio is clipped below at 1 - epsilon.
+    pub epsilon: f64,
+    /// The ratio is clipped above at 1 + epsilon_high.
+    pub epsilon_high: f64,
+    /// Weight of the KL term towards the reference policy.
+    pub beta: f64,
+    /// Length cap in tokens, for `dr_grpo`.
+    pub max_completion_length: usize,
+}
+
+/// The size of the whole batch of an optimizer step, of which the loss may see a part at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSize {
+    pub num_rollouts: usize,
+    pub num_tokens: usize,
+}
+
+/// The tensors of one micro-batch.
+pub struct Rollouts<'a> {
+    /// `[B, T]`: natural log, under the policy being trained.
+    pub logprobs: &'a Tensor,
+    /// `[B, T]`: under the policy that sampled; carries no gradient.
+    pub old_logprobs: &'a Tensor,
+    /// `[B, T]`: under the reference policy; needed where beta is not 0.
+    pub ref_logprobs: Option<&'a Tensor>,
+    /// `[B]`
+    pub advantages: &'a Tensor,
+    /// `[B, T]`: 1 for completion tokens, 0 for padding.
+    pub mask: &'a Tensor,
+}
+
+/// Sums over a micro-batch, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossSums {
+    pub num_tokens: f64,
+    /// Tokens whose ratio is below 1 - epsilon at a negative advantage.
+    pub clip_low: f64,
+    /// Tokens whose ratio is above 1 + epsilon_high at a positive advantage.
+    pub clip_high: f64,
+    pub kl: f64,
+}
+
+impl LossSums {
+    /// Adds the sums of another micro-batch.
+    pub fn add(&mut self, other: &Self) {
+        self.num_tokens += other.num_tokens;
+        self.clip_low += other.clip_low;
+        self.clip_high += other.clip_high;
+        self.kl += other.kl;
+    }
+}
+
+/// Returns the loss of a micro-batch, a scalar whose sum over the micro-batches of a step is the step's loss.
+///
+/// Per token, with ratio = exp(new - old): -min(ratio A, clip(ratio) A) + beta KL, where KL is the k3 estimator
+/// exp(ref - new) - (ref - new) - 1 (Schulman; DeepSeekMath eq. 4). The clip range may be asymmetric (DAPO, sec. 3.1).
+pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) -> (Tensor, LossSums) {
+    let Rollouts {
+        logprobs,
+        old_logprobs,
+        ref_logprobs,
+        advantages,
+        mask,
+    } = rollouts;
+    let advantages = advantages.unsqueeze(-1); // [B, 1]
+    let ratio = (*logprobs - *old_logprobs).exp();
+    let clipped = ratio.clamp(1.0 - settings.epsilon, 1.0 + settings.epsilon_high);
+    let mut per_token = -(&ratio * &advantages).minimum(&(clipped * &advantages));
+    let mut sums = LossSums {
+        num_tokens: mask.sum(Kind::Double).double_value(&[]),
+        ..LossSums::default()
+    };
+    if let Some(ref_logprobs) = ref_logprobs {
+        let difference = *ref_logprobs - *logprobs;
+        let kl = difference.exp() - &difference - 1.0;
+        sums.kl = (kl.detach() * *mask).sum(Kind::Double).double_value(&[]);
+        if settings.beta != 0.0 {
+            per_token = per_token + kl * settings.beta;
+        }
+    }
+    let count = |hit: Tensor| (hit.to_kind(Kind::Float) * *mask).sum(Kind::Double).double_value(&[]);
+    let ratio = ratio.detach();
+    sums.clip_low = count(ratio.lt(1.0 - settings.epsilon).logical_and(&advantages.lt(0.0)));
+    sums.clip_high = count(ratio.gt(1.0 + settings.epsilon_high).logical_and(&advantages.gt(0.0)));
+
+    let masked = per_token * *mask;
+    let total = || masked.sum(masked.kind());
+    let num_rollouts = whole.num_rollouts.max(1) as f64;
+    let rows = mask.size()[0] as f64;
+    let loss = match settings.loss_type {
+        LossType::Grpo => {
+            let lengths = mask.sum_dim_intlist(-1, false, masked.kind()).clamp_min(1.0);
+            (masked.sum_dim_intlist(-1, false, masked.kind()) / lengths).sum(masked.kind()) / num_rollouts
+        }
+        LossType::Bnpo => total() / sums.num_tokens.max(1.0) * (rows / num_rollouts),
+        LossType::DrGrpo => total() / (num_rollouts * settings.max_completion_length as f64),
+        LossType::Dapo => total() / whole.num_tokens.max(1) as f64,
+    };
+    (loss, sums)
+}

@@ -1,0 +1,58 @@
+//! The model runtime: Llama-family language models on libtorch, in the Hugging Face layout.
+//!
+//! The only module that names `tch`. It knows nothing of pipelines, nodes or kinds: it takes folders, token ids and
+//! options, and gives folders, token ids and numbers. Weights are read by mapping the safetensors file, text goes
+//! through `tokenizers`, chat templates through minijinja.
+
+pub mod chat;
+pub mod checkpoint;
+pub mod config;
+pub mod device;
+pub mod generate;
+pub mod grpo;
+pub mod kv_cache;
+pub mod learner;
+pub mod model;
+pub mod optimizer;
+pub mod sampler;
+pub mod schedule;
+mod shim;
+pub mod tokenizer;
+pub mod train;
+
+pub use checkpoint::{load, save};
+pub use config::Config;
+pub use model::Llama;
+pub use tokenizer::Tokenizer;
+
+use std::path::PathBuf;
+
+/// What can go wrong in the model runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum LmError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {message}")]
+    Invalid { path: PathBuf, message: String },
+    #[error("{path}: architecture {architecture:?} is not supported; supported: {supported}")]
+    Architecture {
+        path: PathBuf,
+        architecture: String,
+        supported: String,
+    },
+    #[error("chat template: {0}")]
+    Template(String),
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    #[error("libtorch: {0}")]
+    Torch(String),
+}
+
+impl From<tch::TchError> for LmError {
+    /// Keeps libtorch's own sentence and drops the C++ stack that follows it.
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        let message = text.split("\nException raised from").next().unwrap_or(&text);
+        Self::Torch(message.trim().to_owned())
+    }
+}

@@ -1,0 +1,186 @@
+//! Supervised training on token sequences: batches, the cross-entropy loss, and steps of the optimizer.
+
+use tch::{Device, Kind, Tensor};
+
+use super::learner::Learner;
+use super::model::Context;
+use super::{Llama, LmError};
+
+/// A label that is left out of the loss, as in transformers.
+pub const IGNORE: i64 = -100;
+
+/// A sequence to learn from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    pub ids: Vec<i64>,
+    /// Aligned with `ids` (the shift by one happens in the loss); [`IGNORE`] where a token does not count.
+    pub labels: Vec<i64>,
+}
+
+impl Example {
+    /// Number of tokens that the loss looks at: the first has no predecessor.
+    pub fn num_labels(&self) -> usize {
+        self.labels.iter().skip(1).filter(|&&label| label != IGNORE).count()
+    }
+}
+
+/// Examples padded on the right to one length.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[B, T]`
+    pub input_ids: Tensor,
+    /// Flat indices `b * T + t` of the positions whose next token is a label, `[N]`.
+    pub predictors: Tensor,
+    /// Those next tokens, `[N]`.
+    pub targets: Tensor,
+}
+
+impl Batch {
+    /// Pads and stacks examples. Padding needs no mask: attention is causal and padding comes last.
+    pub fn new(examples: &[&Example], pad_token_id: i64, device: Device) -> Self {
+        let width = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(examples.len() * width);
+        let (mut predictors, mut targets) = (Vec::new(), Vec::new());
+        for (row, example) in examples.iter().enumerate() {
+            ids.extend(&example.ids);
+            ids.extend(std::iter::repeat_n(pad_token_id, width - example.ids.len()));
+            for (position, &label) in example.labels.iter().enumerate().skip(1) {
+                if label != IGNORE {
+                    predictors.push((row * width + position - 1) as i64);
+                    targets.push(label);
+                }
+            }
+        }
+        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        Self {
+            input_ids: tensor(&ids).view([examples.len() as i64, width as i64]),
+            predictors: tensor(&predictors),
+            targets: tensor(&targets),
+        }
+    }
+}
+
+/// Returns the logits that predict each label of a batch, `[N, V]` in f32.
+///
+/// Only these positions go through the output matrix: masked prompts and padding cost no logits.
+pub fn label_logits(model: &Llama, batch: &Batch) -> Tensor {
+    let hidden = model.hidden_states(&batch.input_ids, Context::default());
+    let hidden = hidden
+        .view([-1, model.config.hidden_size])
+        .index_select(0, &batch.predictors);
+    model.logits(&hidden).to_kind(Kind::Float)
+}
+
+/// Returns log p of each label of a batch, `[N]` in f32, in the order of rows and positions.
+pub fn label_logprobs(model: &Llama, batch: &Batch, temperature: f64) -> Tensor {
+    let logprobs = (label_logits(model, batch) / temperature).log_softmax(-1, Kind::Float);
+    logprobs.gather(-1, &batch.targets.unsqueeze(-1), false).squeeze_dim(-1)
+}
+
+/// What one optimizer step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepStats {
+    /// Mean over the label tokens of -log p.
+    pub loss: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    pub num_label_tokens: usize,
+}
+
+/// Takes one step on the mean loss over all label tokens of `examples`.
+///
+/// The examples are cut into micro-batches of similar length with at most `micro_batch_tokens` padded tokens; gradients
+/// add up, so the cut changes the result by rounding only.
+///
+/// # Errors
+/// No token counts in the loss, or the optimizer fails.
+pub fn supervised_step(
+    learner: &mut Learner,
+    examples: &[&Example],
+    pad_token_id: i64,
+    micro_batch_tokens: usize,
+    learning_rate: f64,
+) -> Result<StepStats, LmError> {
+    let num_label_tokens: usize = examples.iter().map(|example| example.num_labels()).sum();
+    if num_label_tokens == 0 {
+        return Err(LmError::Torch("no token of the batch counts in the loss".to_owned()));
+    }
+    let runs = micro_batches(examples, |example| example.ids.len(), micro_batch_tokens);
+    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
+        let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
+        let batch = Batch::new(&run, pad_token_id, model.device());
+        if batch.targets.numel() == 0 {
+            return Ok(0.0);
+        }
+        let loss = cross_entropy_sum(model, &batch) / num_label_tokens as f64;
+        loss.f_backward()?;
+        Ok(loss.double_value(&[]))
+    })?;
+    Ok(StepStats {
+        loss: losses.iter().sum(),
+        grad_norm,
+        num_label_tokens,
+    })
+}
+
+/// Returns the sum over the labels of -log p, a scalar.
+pub fn cross_entropy_sum(model: &Llama, batch: &Batch) -> Tensor {
+    label_logits(model, batch).cross_entropy_loss(&batch.targets, None::<Tensor>, tch::Reduction::Sum, IGNORE, 0.0)
+}
+
+/// Cuts items, sorted by length, into runs whose padded size is at most `max_tokens` (or a single item); the indices
+/// of each run.
+pub fn micro_batches<T>(items: &[T], length: impl Fn(&T) -> usize, max_tokens: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|&idx| length(&items[idx]));
+    let mut runs: Vec<Vec<usize>> = Vec::new();
+    for idx in order {
+        let width = length(&items[idx]);
+        match runs.last_mut() {
+            Some(run) if (run.len() + 1) * width <= max_tokens => run.push(idx),
+            _ => runs.push(vec![idx]),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_hold_every_item_once_and_respect_the_limit() {
+        let lengths = [5_usize, 1, 9, 3, 3, 20, 7];
+        let runs = micro_batches(&lengths, |&length| length, 12);
+        let mut seen: Vec<usize> = runs.concat();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
+        for run in &runs {
+            let width = run.iter().map(|&idx| lengths[idx]).max().unwrap();
+            assert!(run.len() == 1 || width * run.len() <= 12, "{run:?}");
+        }
+        assert_eq!(runs[0], [1, 3, 4], "similar lengths go together");
+    }
+
+    #[test]
+    fn batch_shifts_labels_by_one_and_pads_on_the_right() {
+        let a = Example {
+            ids: vec![1, 2, 3],
+            labels: vec![IGNORE, 2, 3],
+        };
+        let b = Example {
+            ids: vec![4, 5],
+            labels: vec![4, IGNORE],
+        };
+        let batch = Batch::new(&[&a, &b], 0, Device::Cpu);
+        let ids: Vec<Vec<i64>> = Vec::try_from(&batch.input_ids).unwrap();
+        assert_eq!(ids, [[1, 2, 3], [4, 5, 0]]);
+        assert_eq!(Vec::<i64>::try_from(&batch.predictors).unwrap(), [0, 1]);
+        assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [2, 3]);
+        assert_eq!(
+            (a.num_labels(), b.num_labels()),
+            (2, 0),
+            "a first token has no predecessor"
+        );
+    }
+}

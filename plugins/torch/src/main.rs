@@ -1,0 +1,73 @@
+//! The command `volvelle-torch`: the worker of the torch plugin, and two commands for looking at a model by itself.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use volvelle_torch::{debug, kinds, lm, worker::Job};
+
+/// The libtorch kinds of Volvelle, and tools to look at a model folder.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs one node, as the engine asks (plugins/CONTRACT.md).
+    Worker {
+        /// The request file.
+        request: PathBuf,
+    },
+    /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
+    Score(debug::ScoreArgs),
+    /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} -> {"output_ids": [...], "text": "..."}.
+    Generate(debug::GenerateArgs),
+}
+
+fn main() -> ExitCode {
+    // Before anything else touches libtorch (`lm::device`).
+    let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    lm::device::init(num_threads);
+    match Cli::parse().command {
+        Command::Worker { request } => work(&request),
+        Command::Score(args) => report(debug::score(&args)),
+        Command::Generate(args) => report(debug::generate(&args)),
+    }
+}
+
+/// Runs a node; its error, or a panic, becomes an error event.
+fn work(request: &std::path::Path) -> ExitCode {
+    let job = match Job::open(request) {
+        Ok(job) => job,
+        Err(error) => return report(Err(error)),
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kinds::run(&job)));
+    let message = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without a message");
+            format!("bug in {}: {}", job.kind(), text.lines().next().unwrap_or(text))
+        }
+    };
+    job.error(&message);
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
+}
+
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Finding the answer that a text states.
+//!
+//! In this order: the last box, `#### answer`, "answer is", and only then the last formula or number. Text inside
+//! `<think>` is thought, not answer. Knows nothing of what the answer means.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::value;
+
+/// Commands that frame a final answer.
+const BOXES: [&str; 2] = ["\\boxed", "\\fbox"];
+
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the built-in pattern is a regular expression")
+}
+
+/// Returns the answer that a text states; of several the last.
+pub fn extract(text: &str) -> Option<String> {
+    let text = without_thought(text)?;
+    let text = text.as_str();
+    if BOXES.iter().any(|name| text.contains(name)) {
+        return last_box(text);
+    }
+    let whole = text.trim();
+    if value::is_value(whole) {
+        return Some(whole.to_owned());
+    }
+    marked(text)
+        .or_else(|| spoken(text))
+        .or_else(|| last_formula_or_number(text))
+        .filter(|answer| !answer.is_empty())
+}
+
+/// Returns the content of the first box.
+pub(super) fn first_box(text: &str) -> Option<String> {
+    boxes(text)
+        .into_iter()
+        .flatten()
+        .next()
+        .map(|found| found.content.to_owned())
+}
+
+/// Returns where the last box ends, unless it is never closed.
+pub fn end_of_last_box(text: &str) -> Option<usize> {
+    boxes(text).into_iter().flatten().last().map(|found| found.end)
+}
+
+/// Removes `<think>` parts; `None` if the text never stops thinking.
+fn without_thought(text: &str) -> Option<String> {
+    let mut rest = text;
+    let mut kept = String::new();
+    while let Some((before, thought)) = rest.split_once("<think>") {
+        kept.push_str(before);
+        rest = thought.split_once("</think>")?.1;
+    }
+    // A chat template may have opened the thought.
+    kept.push_str(rest.rsplit_once("</think>").map_or(rest, |(_, after)| after));
+    Some(kept)
+}
+
+struct Framed<'a> {
+    start: usize,
+    end: usize,
+    content: &'a str,
+}
+
+/// Returns the outermost boxes in order; the last is `None` where the text ends inside it.
+fn boxes(text: &str) -> Vec<Option<Framed<'_>>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some((start, name)) = BOXES
+        .iter()
+        .filter_map(|name| Some((text[from..].find(name)? + from, name)))
+        .min_by_key(|(start, _)| *start)
+    {
+        let after = start + name.len();
+        let rest = &text[after..];
+        let open = after + (rest.len() - rest.trim_start().len());
+        let (content, end) = if text[open..].starts_with('{') {
+            let Some(close) = matching_brace(&text[open..]) else {
+                found.push(None);
+                return found;
+            };
+            (&text[open + 1..open + close], open + close + 1)
+        } else {
+            // `\boxed 5`: one token.
+            let len = text[open..]
+                .find(|c: char| c.is_whitespace() || "$\\.,".contains(c))
+                .unwrap_or(text.len() - open);
+            (&text[open..open + len], open + len)
+        };
+        found.push(Some(Framed {
+            start,
+            end,
+            content: content.trim(),
+        }));
+        from = end;
+    }
+    found
+}
+
+/// Returns the place of the brace that closes the one at the beginning.
+fn matching_brace(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'{' => depth += 1,
+            b'}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Returns the last box, with those before it that commas or "and" join to it: they are one list.
+fn last_box(text: &str) -> Option<String> {
+    static JOINT: LazyLock<Regex> = LazyLock::new(|| regex(r"^(?i)[\s$,;]*(and|or)?[\s$,;]*$"));
+    let found: Option<Vec<Framed>> = boxes(text).into_iter().collect();
+    let found = found?;
+    let mut first = found.len().checked_sub(1)?;
+    while first > 0 && JOINT.is_match(&text[found[first - 1].end..found[first].start]) {
+        first -= 1;
+    }
+    let contents: Vec<&str> = found[first..].iter().map(|framed| framed.content).collect();
+    Some(contents.join(", ")).filter(|answer| !answer.is_empty())
+}
+
+/// Returns what follows the last `####` in its line.
+fn marked(text: &str) -> Option<String> {
+    let (_, rest) = text.rsplit_once("####")?;
+    rest.lines().next().map(|line| line.trim().to_owned())
+}
+
+/// Returns what follows the last "answer is" or "answer:" in its sentence.
+fn spoken(text: &str) -> Option<String> {
+    static SAYS: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\banswer\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
+    static END: LazyLock<Regex> = LazyLock::new(|| regex(r"\n|[.!?](?:\s|\*|$)"));
+    let says = SAYS.find_iter(text).last()?;
+    let rest = &text[says.end()..];
+    let sentence = END
+        .find(rest)
+        .map_or(rest, |end| &rest[..end.start()])
+        .trim()
+        .trim_matches('*')
+        .trim();
+    if value::is_value(sentence) || sentence.split_whitespace().count() <= 1 {
+        return Some(sentence.to_owned());
+    }
+    let denied = sentence
+        .split(|c: char| !c.is_alphabetic())
+        .any(|word| matches!(word, "not" | "no" | "or" | "never"));
+    let formulas: Vec<&str> = formulas(sentence);
+    match (denied, formulas.as_slice()) {
+        (true, _) => Some(sentence.to_owned()),
+        (false, [one]) => Some((*one).to_owned()),
+        (false, []) if numbers(sentence).count() == 1 => numbers(sentence).next().map(str::to_owned),
+        _ => Some(sentence.to_owned()),
+    }
+}
+
+/// Returns the last formula or, where a number stands behind it, that.
+fn last_formula_or_number(text: &str) -> Option<String> {
+    let place = |part: &str| part.as_ptr() as usize + part.len();
+    let formula = formulas(text).into_iter().last();
+    let number = numbers(text).last();
+    match (formula, number) {
+        (Some(formula), Some(number)) if place(number) > place(formula) => Some(number.to_owned()),
+        (Some(formula), _) => Some(formula.to_owned()),
+        (None, number) => number.map(str::to_owned),
+    }
+}
+
+/// Returns the contents of `$...$`, `\(...\)` and `\[...\]`.
+fn formulas(text: &str) -> Vec<&str> {
+    static FORMULA: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
+    let content = |found: regex::Captures<'_>| {
+        let range = (1..=4).find_map(|group| found.get(group))?.range();
+        Some(text[range].trim())
+    };
+    FORMULA.captures_iter(text).filter_map(content).collect()
+}
+
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    static NUMBER: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
+    NUMBER.find_iter(text).map(|found| found.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> Option<String> {
+        extract(text)
+    }
+
+    #[test]
+    fn the_last_box_counts() {
+        assert_eq!(
+            answer("\\boxed{4} no: \\boxed{\\frac{1}{2}}.").as_deref(),
+            Some("\\frac{1}{2}")
+        );
+        assert_eq!(answer("$\\boxed{1}$ and $\\boxed{2}$").as_deref(), Some("1, 2"));
+        assert_eq!(answer("\\boxed 5 ").as_deref(), Some("5"));
+        assert_eq!(answer("so 3 \\boxed{4"), None, "a box that is never closed");
+        assert_eq!(answer("the answer is 3, in a box: \\boxed{}"), None, "an empty box");
+    }
+
+    #[test]
+    fn without_a_box_the_marks_and_words_of_the_sets_count() {
+        assert_eq!(answer("3 + 4 = 7\n#### 1,234").as_deref(), Some("1,234"));
+        assert_eq!(
+            answer("So the answer is 18 dollars. Good.").as_deref(),
+            Some("18 dollars")
+        );
+        assert_eq!(answer("**Final answer: 3.5**").as_deref(), Some("3.5"));
+        assert_eq!(answer("The answer is that she has 7 eggs").as_deref(), Some("7"));
+        assert_eq!(answer("The answer is not 7").as_deref(), Some("not 7"));
+        assert_eq!(answer("He pays $5 and then 12 more.").as_deref(), Some("12"));
+        assert_eq!(answer("Hence $x = 4$.").as_deref(), Some("x = 4"));
+        assert_eq!(answer("nothing"), None);
+    }
+
+    #[test]
+    fn thought_is_not_an_answer() {
+        assert_eq!(answer("<think>\\boxed{1}</think> \\boxed{2}").as_deref(), Some("2"));
+        assert_eq!(answer("<think>\\boxed{1}"), None);
+        assert_eq!(answer("thought 1 </think> 2").as_deref(), Some("2"));
+    }
+}

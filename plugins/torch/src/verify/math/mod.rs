@@ -1,0 +1,113 @@
+//! The math verifier: finds the answer that a text states, and compares it with the reference.
+//!
+//! Exact and modest: equal text after normalization, or equal rational values. What it can't read it calls different,
+//! because a false "right" teaches a wrong answer and a false "wrong" only wastes a sample. Symbolic equality is not
+//! here. All work is bounded by the length of the text.
+
+mod extract;
+mod rational;
+mod value;
+
+use std::borrow::Cow;
+
+use super::{BacktrackPatterns, Verdict, count_backtracks, failure};
+pub use extract::{end_of_last_box, extract};
+pub use value::equal;
+
+/// Words of a step's first sentence that name it where it has no heading.
+const MAX_NAME_WORDS: usize = 12;
+
+/// Judges a completion against the reference answer.
+pub fn judge(reference: &str, completion: &str) -> Verdict {
+    let answer = extract(completion);
+    let correct = answer.as_deref().is_some_and(|answer| equal(reference, answer));
+    let failure = match (&answer, correct) {
+        (_, true) => None,
+        (Some(_), false) => Some(failure::WRONG_ANSWER),
+        (None, false) => Some(failure::UNFINISHED),
+    };
+    let first = extract::first_box(completion);
+    Verdict {
+        recovered: correct && first.is_some_and(|first| !equal(reference, &first)),
+        correct,
+        answer,
+        num_backtracks: count_backtracks(completion, BacktrackPatterns::usual()),
+        failure,
+    }
+}
+
+/// Returns whether a step states a final answer, as a box or in the manner of GSM8K.
+pub fn states_final_answer(step: &str) -> bool {
+    end_of_last_box(step).is_some() || step.lines().any(|line| line.starts_with("####"))
+}
+
+/// Names a step: its heading (`Step 2: Simplify`), or what it begins with.
+pub fn name_of_step(step: &str) -> String {
+    let first = step
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
+    if let Some(heading) = first.strip_prefix('#') {
+        return heading
+            .trim_start_matches('#')
+            .trim()
+            .trim_end_matches(['.', ':'])
+            .to_owned();
+    }
+    let sentence = first.split_inclusive(['.', '!', '?']).next().unwrap_or_default();
+    // A decimal point is no full stop.
+    let sentence: Cow<str> = if sentence.len() < first.len() && !first[sentence.len()..].starts_with(' ') {
+        first.into()
+    } else {
+        sentence.trim_end_matches(['.', ':']).into()
+    };
+    let words: Vec<&str> = sentence.split_whitespace().collect();
+    let more = if words.len() > MAX_NAME_WORDS { " ..." } else { "" };
+    format!(
+        "where we wrote \"{}{more}\"",
+        words[..words.len().min(MAX_NAME_WORDS)].join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_answer_counts_and_a_wrong_first_one_makes_it_a_recovery() {
+        let verdict = judge(
+            "6",
+            "So \\boxed{4}.\n\nBut wait. Let's go back to Step 1.\n\nThus \\boxed{6}.",
+        );
+        assert!(verdict.correct && verdict.recovered);
+        assert_eq!((verdict.num_backtracks, verdict.answer.as_deref()), (1, Some("6")));
+        let verdict = judge("4", "So \\boxed{4}, but that forgot a term: \\boxed{6}.");
+        assert_eq!((verdict.correct, verdict.failure), (false, Some("wrong_answer")));
+        assert_eq!(judge("4", "I do not know.").failure, Some("unfinished"));
+    }
+
+    #[test]
+    fn steps_are_named_by_heading_or_beginning() {
+        assert_eq!(
+            name_of_step("## Step 2: Simplify the sum.\nText"),
+            "Step 2: Simplify the sum"
+        );
+        assert_eq!(
+            name_of_step("She sells 9 eggs. Then"),
+            "where we wrote \"She sells 9 eggs\""
+        );
+        assert_eq!(
+            name_of_step("It is 1.5 m long. Then"),
+            "where we wrote \"It is 1.5 m long. Then\""
+        );
+        assert_eq!(name_of_step(""), "where we wrote \"\"");
+    }
+
+    #[test]
+    fn a_step_with_an_answer_is_terminal() {
+        assert!(states_final_answer("Thus $\\boxed{3}$."));
+        assert!(states_final_answer("so\n#### 12"));
+        assert!(!states_final_answer("\\boxed{3"));
+    }
+}

@@ -1,0 +1,317 @@
+//! `volvelle-torch score` and `generate` as a user starts them: references, standard input, and bad input.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tch::Kind;
+
+use crate::fixtures::{Golden, from_json, model_dir, vec_i64};
+
+/// Each folder, and the folder whose golden values it must reproduce.
+const FOLDERS: [(&str, &str); 3] = [
+    ("llama3-gqa", "llama3-gqa"),
+    ("llama3-gqa-sharded", "llama3-gqa"),
+    ("smollm-tied", "smollm-tied"),
+];
+
+/// Runs the program with `lines` on standard input.
+fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
+        .args([command, "--device", "cpu", "--input", "-", "--model"])
+        .arg(model)
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    // A program that refuses its model ends without reading; that is not this side's failure.
+    let _ = child.stdin.take().expect("piped").write_all(text.as_bytes());
+    child.wait_with_output().expect("the program ends")
+}
+
+/// The JSON lines that a run printed, which must have succeeded.
+fn lines_of(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON line"))
+        .collect()
+}
+
+/// What a run that must have failed printed as its error.
+fn error_of(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("error: ") && !text.contains("panicked"), "{text}");
+    text
+}
+
+fn id_lines(rows: &[Vec<i64>]) -> Vec<Value> {
+    rows.iter().map(|ids| json!({"input_ids": ids})).collect()
+}
+
+#[test]
+fn score_gives_the_logprobs_of_transformers() {
+    for (name, golden) in FOLDERS {
+        let golden = Golden::of_model(golden);
+        let rows: Vec<Vec<i64>> = from_json(&golden.json["inputs"]["ids"]);
+        let scored = lines_of(&volvelle_torch("score", &model_dir(name), &[], &id_lines(&rows)));
+        assert_eq!(scored.len(), rows.len());
+        for (row, (ids, line)) in rows.iter().zip(&scored).enumerate() {
+            let got: Vec<f64> = from_json(&line["logprobs"]);
+            assert_eq!(got.len(), ids.len() - 1, "{name} row {row}");
+            for (at, got) in got.into_iter().enumerate() {
+                let expected = golden.tensor("logprobs.right").double_value(&[row as i64, at as i64]);
+                assert!(
+                    (got - expected).abs() <= 1e-4,
+                    "{name} row {row} token {at}: {got}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn score_reads_bf16_weights() {
+    let golden = Golden::of_model("llama3-gqa-bf16");
+    let (ids, mask) = (
+        golden.tensor("inputs.right.input_ids"),
+        golden.tensor("inputs.right.attention_mask"),
+    );
+    let len = mask.get(0).sum(Kind::Int64).int64_value(&[]);
+    let row = vec_i64(&ids.get(0).narrow(0, 0, len));
+    let scored = lines_of(&volvelle_torch(
+        "score",
+        &model_dir("llama3-gqa-bf16"),
+        &[],
+        &id_lines(&[row]),
+    ));
+    let got: Vec<f64> = from_json(&scored[0]["logprobs"]);
+    for (at, got) in got.into_iter().enumerate() {
+        let expected = golden
+            .tensor("logprobs.float32_compute.right")
+            .double_value(&[0, at as i64]);
+        assert!((got - expected).abs() <= 1e-4, "token {at}: {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn generate_gives_the_greedy_tokens_of_transformers() {
+    for (name, golden) in FOLDERS {
+        let generate = &Golden::of_model(golden).json["generate"];
+        let prompts: Vec<Vec<i64>> = from_json(&generate["prompt_ids"]);
+        let expected: Vec<Vec<i64>> = from_json(&generate["eos_ignored"]);
+        let options = ["--max-new-tokens", "32", "--greedy", "--ignore-eos"];
+        let together = lines_of(&volvelle_torch(
+            "generate",
+            &model_dir(name),
+            &options,
+            &id_lines(&prompts),
+        ));
+        for (row, line) in together.iter().enumerate() {
+            assert_eq!(
+                from_json::<Vec<i64>>(&line["output_ids"]),
+                expected[row],
+                "{name} row {row} in a batch"
+            );
+            assert_eq!(line["text"], generate["texts_skip_special"][row], "{name} row {row}");
+        }
+        let texts: Vec<String> = from_json(&generate["prompts"]);
+        for (row, text) in texts.iter().enumerate() {
+            let lines = [json!({"prompt": text})];
+            let alone = lines_of(&volvelle_torch("generate", &model_dir(name), &options, &lines));
+            assert_eq!(alone, [together[row].clone()], "{name} row {row} alone, from its text");
+        }
+    }
+}
+
+#[test]
+fn generate_stops_at_the_end_tokens_of_generation_config() {
+    for (name, golden) in FOLDERS {
+        let generate = &Golden::of_model(golden).json["generate"];
+        let stop = &generate["with_stop"];
+        let ends: Vec<i64> = from_json(&stop["eos_token_ids"]);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy_model(name, dir.path());
+        let config = json!({"eos_token_id": ends, "pad_token_id": stop["pad"]});
+        std::fs::write(dir.path().join("generation_config.json"), config.to_string()).expect("it is written");
+
+        let prompts: Vec<Vec<i64>> = from_json(&generate["prompt_ids"]);
+        let options = ["--max-new-tokens", "32", "--greedy"];
+        let got = lines_of(&volvelle_torch("generate", dir.path(), &options, &id_lines(&prompts)));
+        let expected: Vec<Vec<i64>> = from_json(&stop["sequences"]);
+        for (row, (line, mut wanted)) in got.iter().zip(expected).enumerate() {
+            if let Some(end) = wanted.iter().position(|id| ends.contains(id)) {
+                wanted.truncate(end + 1);
+            }
+            assert_eq!(from_json::<Vec<i64>>(&line["output_ids"]), wanted, "{name} row {row}");
+        }
+    }
+}
+
+#[test]
+fn sampling_depends_on_the_seed_alone() {
+    let prompts: Vec<Vec<i64>> = from_json(&Golden::of_model("smollm-tied").json["generate"]["prompt_ids"]);
+    let sample = |seed: &str, batch: &str| {
+        let options = [
+            "--max-new-tokens",
+            "16",
+            "--seed",
+            seed,
+            "--batch-size",
+            batch,
+            "--ignore-eos",
+        ];
+        lines_of(&volvelle_torch(
+            "generate",
+            &model_dir("smollm-tied"),
+            &options,
+            &id_lines(&prompts),
+        ))
+    };
+    assert_eq!(sample("7", "64"), sample("7", "1"), "the batch does not matter");
+    assert_ne!(sample("7", "64"), sample("8", "64"));
+}
+
+#[test]
+fn short_and_empty_input() {
+    let model = model_dir("smollm-tied");
+    assert_eq!(
+        lines_of(&volvelle_torch("score", &model, &[], &[json!({"input_ids": [5]})])),
+        [json!({"logprobs": []})]
+    );
+    assert_eq!(lines_of(&volvelle_torch("score", &model, &[], &[])), [] as [Value; 0]);
+    assert_eq!(
+        lines_of(&volvelle_torch("generate", &model, &["--greedy"], &[])),
+        [] as [Value; 0]
+    );
+    let nothing = ["--greedy", "--max-new-tokens", "0"];
+    let got = lines_of(&volvelle_torch(
+        "generate",
+        &model,
+        &nothing,
+        &[json!({"input_ids": [5]})],
+    ));
+    assert_eq!(got, [json!({"output_ids": [], "text": ""})]);
+}
+
+#[test]
+fn mistakes_in_the_input_are_named_with_their_line() {
+    let model = model_dir("smollm-tied");
+    let score = |line: Value| {
+        error_of(&volvelle_torch(
+            "score",
+            &model,
+            &[],
+            &[json!({"input_ids": [5, 6]}), line],
+        ))
+    };
+    let both = score(json!({"input_ids": [1], "prompt": "a"}));
+    assert!(both.contains("line 2") && both.contains("either"), "{both}");
+    let outside = score(json!({"input_ids": [1, 512]}));
+    assert!(outside.contains("line 2") && outside.contains("512"), "{outside}");
+    let negative = score(json!({"input_ids": [-1, 3]}));
+    assert!(negative.contains("-1"), "{negative}");
+    let long = score(json!({"input_ids": vec![1; 600]}));
+    assert!(
+        long.contains("line 2") && long.contains("600") && long.contains("512"),
+        "{long}"
+    );
+    let shape = score(json!({"input_ids": "abc"}));
+    assert!(shape.contains(":2:"), "{shape}");
+    let no_tokens = error_of(&volvelle_torch(
+        "generate",
+        &model,
+        &["--greedy"],
+        &[json!({"input_ids": []})],
+    ));
+    assert!(no_tokens.contains("line 1"), "{no_tokens}");
+    let cold = error_of(&volvelle_torch(
+        "generate",
+        &model,
+        &["--temperature", "0"],
+        &[json!({"input_ids": [5]})],
+    ));
+    assert!(cold.contains("--greedy"), "{cold}");
+}
+
+#[test]
+fn broken_model_folders_are_errors_that_name_the_file() {
+    let score = |dir: &Path| error_of(&volvelle_torch("score", dir, &[], &[json!({"input_ids": [5, 6]})]));
+    let missing = score(Path::new("no/such/folder"));
+    assert!(missing.contains("no/such/folder"), "{missing}");
+
+    let broken = |file: &str, change: &dyn Fn(&Path)| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy_model("llama3-gqa-sharded", dir.path());
+        change(&dir.path().join(file));
+        let message = score(dir.path());
+        assert!(message.contains(file), "{file}: {message}");
+    };
+    let second = "model-00002-of-00002.safetensors";
+    broken(second, &|path| std::fs::remove_file(path).expect("it was there"));
+    broken(second, &|path| cut(path, 1000));
+    broken(second, &|path| std::fs::write(path, b"").expect("it is written"));
+    broken("config.json", &|path| cut(path, 100));
+    broken("tokenizer.json", &|path| cut(path, 100));
+    broken("model.safetensors.index.json", &|path| {
+        std::fs::write(path, "{}").expect("it is written")
+    });
+    broken("config.json", &|path| {
+        replace(path, "\"model_type\": \"llama\"", "\"model_type\": \"mamba\"")
+    });
+
+    // A tensor of another shape than the config says; one that no shard has.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    copy_model("llama3-gqa", dir.path());
+    replace(
+        &dir.path().join("config.json"),
+        "\"intermediate_size\": 112",
+        "\"intermediate_size\": 128",
+    );
+    let shape = score(dir.path());
+    assert!(
+        shape.contains("mlp") && shape.contains("112") && shape.contains("128"),
+        "{shape}"
+    );
+    replace(
+        &dir.path().join("config.json"),
+        "\"intermediate_size\": 128",
+        "\"intermediate_size\": 112",
+    );
+    replace(
+        &dir.path().join("config.json"),
+        "\"num_hidden_layers\": 2",
+        "\"num_hidden_layers\": 3",
+    );
+    let lacking = score(dir.path());
+    assert!(lacking.contains("model.layers.2"), "{lacking}");
+}
+
+fn copy_model(name: &str, to: &Path) {
+    for entry in std::fs::read_dir(model_dir(name)).expect("the fixture is there") {
+        let entry = entry.expect("the fixture can be listed");
+        if !entry.file_name().to_string_lossy().starts_with("golden") {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("it is copied");
+        }
+    }
+}
+
+/// Keeps the first `len` bytes of a file.
+fn cut(path: &Path, len: u64) {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("it was there");
+    file.set_len(len).expect("it is cut");
+}
+
+fn replace(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).expect("it was there");
+    assert!(text.contains(from), "{} has no {from}", path.display());
+    std::fs::write(path, text.replace(from, to)).expect("it is written");
+}

@@ -1,0 +1,330 @@
+//! The model runtime against transformers: forward passes, tokenizer, chat template, sampling filters, generation.
+
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+use volvelle_torch::formats::Message;
+use volvelle_torch::lm::generate::{self, Finish, Options, Request};
+use volvelle_torch::lm::model::{Context, inverse_frequencies};
+use volvelle_torch::lm::sampler::{Sampling, filter};
+use volvelle_torch::lm::train::{Batch, Example, label_logprobs};
+use volvelle_torch::lm::{self, Llama, Tokenizer};
+
+use crate::fixtures::{
+    FAMILIES, Golden, LLAMA3_LAYOUTS, assert_close, from_json, load, masked, max_difference, model_dir, vec_i64,
+};
+
+const LOGITS: f64 = 2e-4;
+const LOGPROBS: f64 = 1e-4;
+
+/// The golden values that each folder is held against.
+const FORWARD: [(&str, &str); 3] = [
+    ("llama3-gqa", "llama3-gqa"),
+    ("llama3-gqa-sharded", "llama3-gqa"),
+    ("smollm-tied", "smollm-tied"),
+];
+
+#[test]
+fn logits_and_hidden_states_of_right_padded_rows() {
+    for (name, golden) in FORWARD {
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
+        let mask = golden.tensor("inputs.right.attention_mask");
+        let _no_grad = tch::no_grad_guard();
+        let hidden = model.hidden_states(golden.tensor("inputs.right.input_ids"), Context::default());
+        let expected = masked(golden.tensor("hidden.final_norm.right"), mask);
+        assert_close(&format!("{name} hidden"), &masked(&hidden, mask), &expected, LOGITS);
+        let expected = masked(golden.tensor("logits.right"), mask);
+        assert_close(
+            &format!("{name} logits"),
+            &masked(&model.logits(&hidden), mask),
+            &expected,
+            LOGITS,
+        );
+    }
+}
+
+#[test]
+fn logits_of_left_padded_rows_with_positions_and_a_mask() {
+    for (name, golden) in FORWARD {
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
+        let padding = golden.tensor("inputs.left.attention_mask");
+        let mask = causal_mask(padding);
+        let context = Context {
+            positions: Some(golden.tensor("inputs.left.position_ids")),
+            mask: Some(&mask),
+            cache: None,
+        };
+        let _no_grad = tch::no_grad_guard();
+        let logits = model.logits(&model.hidden_states(golden.tensor("inputs.left.input_ids"), context));
+        let expected = masked(golden.tensor("logits.left"), padding);
+        assert_close(&format!("{name} left"), &masked(&logits, padding), &expected, LOGITS);
+    }
+}
+
+/// Where each token may look, `[B, 1, T, T]`; padding looks at itself.
+fn causal_mask(padding: &Tensor) -> Tensor {
+    let width = padding.size()[1];
+    let lower = Tensor::ones([width, width], (Kind::Bool, Device::Cpu)).tril(0);
+    let itself = Tensor::eye(width, (Kind::Bool, Device::Cpu));
+    lower
+        .logical_and(&padding.to_kind(Kind::Bool).unsqueeze(1))
+        .logical_or(&itself)
+        .unsqueeze(1)
+}
+
+#[test]
+fn label_logprobs_of_whole_rows() {
+    for (name, golden) in FORWARD {
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
+        let mask = golden.tensor("inputs.right.attention_mask");
+        let got = logprobs(&model, golden.tensor("inputs.right.input_ids"), mask);
+        let after_first = mask.narrow(1, 1, mask.size()[1] - 1);
+        let expected = masked(&golden.tensor("logprobs.right").unsqueeze(-1), &after_first).squeeze_dim(-1);
+        assert_close(&format!("{name} logprobs"), &got, &expected, LOGPROBS);
+    }
+}
+
+/// Log p of every token but each row's first, rows one after the other.
+fn logprobs(model: &Llama, input_ids: &Tensor, mask: &Tensor) -> Tensor {
+    let examples: Vec<Example> = (0..input_ids.size()[0])
+        .map(|row| {
+            let len = mask.get(row).sum(Kind::Int64).int64_value(&[]);
+            let ids = vec_i64(&input_ids.get(row).narrow(0, 0, len));
+            Example {
+                labels: ids.clone(),
+                ids,
+            }
+        })
+        .collect();
+    let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), 0, Device::Cpu);
+    let _no_grad = tch::no_grad_guard();
+    label_logprobs(model, &batch, 1.0)
+}
+
+#[test]
+fn bf16_weights_in_float32_arithmetic() {
+    let golden = Golden::of_model("llama3-gqa-bf16");
+    let (ids, mask) = (
+        golden.tensor("inputs.right.input_ids"),
+        golden.tensor("inputs.right.attention_mask"),
+    );
+    let model = load("llama3-gqa-bf16", Kind::Float);
+    let _no_grad = tch::no_grad_guard();
+    let logits = model.logits(&model.hidden_states(ids, Context::default()));
+    let expected = masked(golden.tensor("logits.float32_compute.right"), mask);
+    assert_close("bf16 file, float32", &masked(&logits, mask), &expected, LOGITS);
+}
+
+#[test]
+fn bf16_arithmetic_stays_near_its_reference() {
+    let golden = Golden::of_model("llama3-gqa-bf16");
+    let (ids, mask) = (
+        golden.tensor("inputs.right.input_ids"),
+        golden.tensor("inputs.right.attention_mask"),
+    );
+    let model = load("llama3-gqa-bf16", Kind::BFloat16);
+    let _no_grad = tch::no_grad_guard();
+    let logits = masked(&model.logits(&model.hidden_states(ids, Context::default())), mask);
+    let expected = masked(golden.tensor("logits.bfloat16_compute.right"), mask);
+    let worst = max_difference("bf16 logits", &logits, &expected);
+    assert!(worst <= 0.6, "the largest difference is {worst}");
+    let mean = (logits.to_kind(Kind::Float) - expected.to_kind(Kind::Float))
+        .abs()
+        .mean(Kind::Float)
+        .double_value(&[]);
+    assert!(mean <= 0.06, "the mean difference is {mean}");
+}
+
+#[test]
+fn rotary_frequencies() {
+    for name in FAMILIES {
+        let got = inverse_frequencies(&load(name, Kind::Float).config);
+        assert_close(
+            name,
+            &Tensor::from_slice(&got),
+            Golden::of_model(name).tensor("rope.inv_freq"),
+            1e-7,
+        );
+    }
+}
+
+#[test]
+fn saved_folders_load_to_the_same_weights() {
+    for name in ["llama3-gqa-sharded", "llama3-gqa-bf16", "smollm-tied"] {
+        let model = load(name, Kind::Float);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        lm::save(&model, dir.path(), &model_dir(name)).expect("the folder is written");
+        let again = lm::load(dir.path(), Device::Cpu, Kind::Float).expect("what was saved loads");
+        for ((key, a), (other, b)) in model.named_parameters().into_iter().zip(again.named_parameters()) {
+            assert_eq!(key, other);
+            assert_eq!(max_difference(&key, &a, &b), 0.0, "{name} {key}");
+        }
+        let tokenizer = Tokenizer::load(dir.path()).expect("the tokenizer came along");
+        assert_eq!(
+            tokenizer.encode("Once upon a time", true).ok(),
+            tokenizer_of(name).encode("Once upon a time", true).ok()
+        );
+    }
+}
+
+#[test]
+fn token_ids_and_texts() {
+    for name in FAMILIES {
+        let (tokenizer, golden) = (tokenizer_of(name), Golden::of_model(name));
+        for case in golden.json["tokenizer"].as_array().expect("a list") {
+            let text = case["text"].as_str().expect("a text");
+            let ids: Vec<i64> = from_json(&case["ids"]);
+            assert_eq!(tokenizer.encode(text, false).expect("encodes"), ids, "{name} {text:?}");
+            let with_special: Vec<i64> = from_json(&case["ids_with_special"]);
+            assert_eq!(
+                tokenizer.encode(text, true).expect("encodes"),
+                with_special,
+                "{name} {text:?}"
+            );
+            assert_eq!(
+                tokenizer.decode(&ids, false).expect("decodes"),
+                case["decoded"],
+                "{name} {text:?}"
+            );
+            assert_eq!(
+                tokenizer.decode(&ids, true).expect("decodes"),
+                case["decoded_skip_special"],
+                "{name} {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn chats_render_as_in_transformers() {
+    for (name, golden) in FORWARD {
+        let (tokenizer, golden) = (tokenizer_of(name), Golden::of_model(golden));
+        for (chat, case) in golden.json["chat"].as_object().expect("an object") {
+            let messages: Vec<Message> = from_json(&case["messages"]);
+            for add_generation_prompt in [true, false] {
+                let expected = &case[format!("add_generation_prompt={add_generation_prompt}")];
+                let text = tokenizer
+                    .render_chat(&messages, add_generation_prompt)
+                    .expect("the template renders");
+                assert_eq!(text, expected["text"], "{name} {chat}");
+                let ids: Vec<i64> = from_json(&expected["ids"]);
+                assert_eq!(tokenizer.encode(&text, false).expect("encodes"), ids, "{name} {chat}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sampling_filters_keep_the_same_tokens() {
+    let cases = [
+        (
+            "temperature_0.7",
+            Sampling {
+                temperature: 0.7,
+                top_k: 0,
+                top_p: 1.0,
+            },
+        ),
+        (
+            "top_k_20",
+            Sampling {
+                temperature: 1.0,
+                top_k: 20,
+                top_p: 1.0,
+            },
+        ),
+        (
+            "top_p_0.9",
+            Sampling {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 0.9,
+            },
+        ),
+        (
+            "temperature_0.7+top_k_20+top_p_0.9",
+            Sampling {
+                temperature: 0.7,
+                top_k: 20,
+                top_p: 0.9,
+            },
+        ),
+    ];
+    for name in FAMILIES {
+        let golden = Golden::of_model(name);
+        let row = golden.tensor("logits.right").get(0).get(4).unsqueeze(0);
+        for (case, sampling) in cases {
+            let expected = &golden.json["sampling"]["probabilities"][case];
+            let probs = filter(&row, sampling).softmax(-1, Kind::Float).squeeze();
+            let nonzero = probs.count_nonzero(0).int64_value(&[]);
+            assert_eq!(nonzero, expected["nonzero"], "{name} {case}");
+            let ids: Vec<i64> = from_json(&expected["ids"]);
+            let wanted: Vec<f64> = from_json(&expected["p"]);
+            let got = probs.index_select(0, &Tensor::from_slice(&ids));
+            assert_close(&format!("{name} {case}"), &got, &Tensor::from_slice(&wanted), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_with_a_cache_alone_and_in_padded_batches() {
+    for name in FAMILIES.iter().chain(&LLAMA3_LAYOUTS[1..]) {
+        let golden = Golden::of_model(if name.starts_with("llama3") { "llama3-gqa" } else { name });
+        let expected: Vec<Vec<i64>> = from_json(&golden.json["generate"]["eos_ignored"]);
+        // Batches of one; all three in one batch on one thread; spread over threads.
+        for (max_batch_size, num_threads) in [(1, 1), (64, 1), (64, 3)] {
+            let got = greedy(name, &golden.json, &[], max_batch_size, num_threads);
+            let ids: Vec<Vec<i64>> = got.iter().map(|completion| completion.ids.clone()).collect();
+            assert_eq!(
+                ids, expected,
+                "{name}, batches of {max_batch_size} on {num_threads} threads"
+            );
+            assert!(got.iter().all(|completion| completion.finish == Finish::Length));
+        }
+    }
+}
+
+#[test]
+fn an_end_token_stops_its_row_and_no_other() {
+    for name in FAMILIES {
+        let golden = Golden::of_model(name);
+        let stop = &golden.json["generate"]["with_stop"];
+        let ends: Vec<i64> = from_json(&stop["eos_token_ids"]);
+        let mut stopped = 0;
+        let expected: Vec<Vec<i64>> = from_json(&stop["sequences"]);
+        for (got, mut wanted) in greedy(name, &golden.json, &ends, 64, 1).into_iter().zip(expected) {
+            if let Some(end) = wanted.iter().position(|id| ends.contains(id)) {
+                wanted.truncate(end + 1);
+                assert_eq!(got.finish, Finish::Eos);
+                stopped += 1;
+            }
+            assert_eq!(got.ids, wanted, "{name}");
+            assert_eq!(got.logprobs.len(), got.ids.len());
+        }
+        assert!(stopped > 0, "{name}: the fixture stops at least one row");
+    }
+}
+
+fn greedy(
+    name: &str,
+    golden: &Value,
+    eos_token_ids: &[i64],
+    max_batch_size: usize,
+    num_threads: usize,
+) -> Vec<generate::Completion> {
+    let prompts: Vec<Vec<i64>> = from_json(&golden["generate"]["prompt_ids"]);
+    let requests: Vec<Request> = prompts.into_iter().map(|ids| Request { ids, seeds: vec![0] }).collect();
+    let options = Options {
+        max_new_tokens: 32,
+        sampling: Sampling::GREEDY,
+        eos_token_ids: eos_token_ids.to_vec(),
+        stop: Vec::new(),
+        max_batch_size,
+        num_threads,
+    };
+    let model = load(name, Kind::Float);
+    generate::generate(&model, &tokenizer_of(name), &requests, &options, |_, _| ()).concat()
+}
+
+fn tokenizer_of(name: &str) -> Tokenizer {
+    Tokenizer::load(&model_dir(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}

@@ -1,0 +1,50 @@
+//! Which cache a command means, when it was not told.
+
+use std::path::{Path, PathBuf};
+
+use super::CliError;
+
+/// Returns the folder of the cache: the option, VOLVELLE_CACHE, or that of the project around the pipeline.
+pub(super) fn cache_folder(option: Option<&Path>, pipeline: Option<&Path>) -> Result<PathBuf, CliError> {
+    if let Some(folder) = option {
+        return Ok(folder.to_path_buf());
+    }
+    if let Some(folder) = std::env::var_os("VOLVELLE_CACHE").filter(|folder| !folder.is_empty()) {
+        return Ok(folder.into());
+    }
+    let here = std::env::current_dir()
+        .map_err(|error| CliError::Usage(format!("the current folder can't be found ({error}); pass --cache DIR")))?;
+    let start = match pipeline.and_then(Path::parent) {
+        Some(folder) => here.join(folder),
+        None => here.clone(),
+    };
+    let project = start.ancestors().find(|folder| is_project(folder));
+    Ok(project.unwrap_or(&here).join("cache"))
+}
+
+/// A folder named `cache` alone says nothing: it has to be one of ours, or lie beside what marks a project.
+fn is_project(folder: &Path) -> bool {
+    ["cache/format", "Cargo.toml", ".git"]
+        .iter()
+        .any(|marker| folder.join(marker).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_project_around_the_pipeline_has_the_cache() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let pipelines = folder.path().join("a/pipelines");
+        std::fs::create_dir_all(&pipelines)?;
+        std::fs::write(folder.path().join("a/Cargo.toml"), "")?;
+        let found = cache_folder(None, Some(&pipelines.join("p.yaml"))).ok();
+        // The environment of the test run may name one; then that is what counts.
+        if std::env::var_os("VOLVELLE_CACHE").is_none() {
+            assert_eq!(found, Some(folder.path().join("a/cache")));
+        }
+        assert_eq!(cache_folder(Some(Path::new("x")), None).ok(), Some(PathBuf::from("x")));
+        Ok(())
+    }
+}

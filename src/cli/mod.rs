@@ -1,0 +1,166 @@
+//! The command line: arguments, one file per command, and the only place that prints.
+//!
+//! It decides nothing: what a command shows comes from the layers below, and how a failure ends the program is told
+//! in `error` alone.
+
+mod error;
+mod kinds;
+mod locate;
+mod logs;
+mod output;
+mod plan;
+mod progress;
+mod run;
+mod runs;
+mod show;
+mod status;
+mod why;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::graph::{self, Graph};
+use crate::spec;
+use crate::store::Store;
+
+pub use error::CliError;
+pub use output::Output;
+
+/// A declarative, content-addressed experiment engine for LLM post-training.
+#[derive(Debug, Parser)]
+#[command(name = "volvelle", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The folder of the cache [default: `cache/` of the project that the pipeline is in; env: VOLVELLE_CACHE]
+    #[arg(long, global = true, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// A folder of plugins, looked at before all others; may be given several times [env: VOLVELLE_PLUGINS]
+    #[arg(long, global = true, value_name = "DIR")]
+    plugins: Vec<PathBuf>,
+    /// Print no colours [env: NO_COLOR]
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Say more about what goes on inside; twice for everything [env: VOLVELLE_LOG]
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// A pipeline and what the command line changes in it.
+#[derive(Debug, Args)]
+pub struct PipelineArgs {
+    /// The pipeline file
+    pub file: PathBuf,
+    /// Change a value: `--set learning_rate=1e-4` means `params.learning_rate`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Apply a profile of the pipeline
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run what changed
+    Run(run::RunArgs),
+    /// Show what a run would do, and why
+    Plan(plan::PlanArgs),
+    /// Explain a node's key, part by part, against the nearest earlier record
+    Why(why::WhyArgs),
+    /// Show how each node of a pipeline stands
+    Status(status::StatusArgs),
+    /// List the runs
+    Runs(runs::RunsArgs),
+    /// Show records, outputs, or a run
+    Show(show::ShowArgs),
+    /// Show what a node's worker wrote
+    Logs(logs::LogsArgs),
+    /// List the kinds of stages that the plugins provide
+    Kinds(kinds::KindsArgs),
+}
+
+impl Global {
+    /// Opens the store that belongs to a pipeline, or to the current folder.
+    pub fn store(&self, file: Option<&std::path::Path>) -> Result<Store, CliError> {
+        Ok(Store::open(&locate::cache_folder(self.cache.as_deref(), file)?)?)
+    }
+
+    /// Returns the folders of plugins that were given.
+    pub fn plugin_dirs(&self) -> Vec<PathBuf> {
+        self.plugins.clone()
+    }
+}
+
+impl PipelineArgs {
+    /// Reads the pipeline.
+    pub fn load(&self, global: &Global) -> Result<spec::Pipeline, CliError> {
+        let options = spec::Options {
+            sets: self.sets.clone(),
+            profile: self.profile.clone(),
+            plugin_dirs: global.plugin_dirs(),
+        };
+        Ok(spec::load(&self.file, &options)?)
+    }
+
+    /// Reads the pipeline and resolves it into its nodes.
+    pub fn graph(&self, global: &Global, store: &Store) -> Result<Graph, CliError> {
+        Ok(graph::build(&self.load(global)?, Some(store))?)
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version come here as well, each with its own exit code.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    start_tracing(cli.global.verbose);
+    error::install_panic_message();
+    let mut output = Output::new(cli.global.no_color);
+    let result = dispatch(&cli.command, &cli.global, &mut output);
+    let result = result.and_then(|()| output.flush());
+    error::exit(result, &output)
+}
+
+fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(), CliError> {
+    match command {
+        Command::Run(args) => run::run(args, global, output),
+        Command::Plan(args) => plan::run(args, global, output),
+        Command::Why(args) => why::run(args, global, output),
+        Command::Status(args) => status::run(args, global, output),
+        Command::Runs(args) => runs::run(args, global, output),
+        Command::Show(args) => show::run(args, global, output),
+        Command::Logs(args) => logs::run(args, global, output),
+        Command::Kinds(args) => kinds::run(args, global, output),
+    }
+}
+
+fn start_tracing(verbose: u8) {
+    let default = match verbose {
+        0 => "volvelle=warn",
+        1 => "volvelle=info",
+        _ => "volvelle=trace",
+    };
+    let filter = std::env::var("VOLVELLE_LOG").unwrap_or_else(|_| default.to_owned());
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
+}

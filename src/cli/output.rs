@@ -1,0 +1,74 @@
+//! Standard output and the colours of both streams. A reader that goes away is an error value, never a panic.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use super::CliError;
+use crate::report::Paint;
+
+/// Where commands print.
+pub struct Output {
+    stdout: BufWriter<io::Stdout>,
+    paint: Paint,
+    error_paint: Paint,
+}
+
+impl Output {
+    pub(super) fn new(no_color: bool) -> Output {
+        let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Output {
+            stdout: BufWriter::new(io::stdout()),
+            paint: Paint {
+                color: wanted && io::stdout().is_terminal(),
+            },
+            error_paint: Paint {
+                color: wanted && io::stderr().is_terminal(),
+            },
+        }
+    }
+
+    /// Returns how to colour what is printed.
+    pub fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// Returns how to colour what goes to standard error.
+    pub fn error_paint(&self) -> Paint {
+        self.error_paint
+    }
+
+    /// Prints a text as it is.
+    pub fn text(&mut self, text: &str) -> Result<(), CliError> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Prints a line.
+    pub fn line(&mut self, line: &str) -> Result<(), CliError> {
+        writeln!(self.stdout, "{line}").map_err(CliError::Output)
+    }
+
+    /// Prints bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.stdout.write_all(bytes).map_err(CliError::Output)
+    }
+
+    /// Prints a value as indented JSON.
+    pub fn json(&mut self, value: &serde_json::Value) -> Result<(), CliError> {
+        self.line(&format!("{value:#}"))
+    }
+
+    /// Hands everything to the reader.
+    pub fn flush(&mut self) -> Result<(), CliError> {
+        self.stdout.flush().map_err(CliError::Output)
+    }
+
+    /// Returns how many columns to write messages in.
+    pub(super) fn width(&self) -> usize {
+        let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        columns.unwrap_or(110).clamp(60, 160)
+    }
+
+    /// Writes to standard error. Nothing can be done if that fails.
+    pub(super) fn error_text(&self, text: &str) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}

@@ -1,0 +1,231 @@
+//! `volvelle show`: records, outputs and runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, Global, Output, PipelineArgs, status};
+use crate::digest::RecipeKey;
+use crate::graph::Graph;
+use crate::report;
+use crate::store::{Artifact, Record, RunFolder, Store};
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The pipeline file, or the id of a run
+    file: PathBuf,
+    /// A node, one of its outputs, or a file inside one: NODE, NODE.OUTPUT, NODE.OUTPUT/PATH
+    target: Option<String>,
+    /// Change a value of the pipeline
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+    /// Apply a profile of the pipeline
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Print where the output lies instead of what is in it
+    #[arg(long, conflicts_with_all = ["to", "json"])]
+    path: bool,
+    /// Write a copy of the output
+    #[arg(long, value_name = "DIR", conflicts_with = "json")]
+    to: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The nodes that can be shown: those of a pipeline as it is now, or of a run as it was.
+enum Source {
+    Pipeline(Arc<Graph>),
+    Run(RunFolder, Vec<(String, RecipeKey)>),
+}
+
+pub(super) fn run(args: &ShowArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
+    let (store, source) = source(args, global)?;
+    let Some(target) = &args.target else {
+        return overview(&store, &source, args.json, output);
+    };
+    let (name, inside) = split(target);
+    let record = record(&store, &source, name)?;
+    let Some(inside) = inside else {
+        return if args.json {
+            output.json(&json!(record))
+        } else {
+            output.text(&report::describe_record(&record))
+        };
+    };
+    let (name, subpath) = match inside.split_once('/') {
+        Some((name, subpath)) => (name, Some(subpath).filter(|subpath| !subpath.is_empty())),
+        None => (inside, None),
+    };
+    let artifact = record.artifacts.get(name).ok_or_else(|| {
+        let has: Vec<&str> = record.artifacts.keys().map(String::as_str).collect();
+        CliError::Usage(format!(
+            "{} has no output `{name}`; it has {}",
+            record.node,
+            has.join(", ")
+        ))
+    })?;
+    show_output(&store, artifact, subpath, args, output)
+}
+
+fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError> {
+    if !args.file.exists()
+        && let Some(id) = args.file.to_str()
+    {
+        let store = global.store(None)?;
+        if let Some(folder) = store.run_folder(id) {
+            let nodes = nodes_of(&folder);
+            return Ok((store, Source::Run(folder, nodes)));
+        }
+    }
+    let pipeline = PipelineArgs {
+        file: args.file.clone(),
+        sets: args.sets.clone(),
+        profile: args.profile.clone(),
+    };
+    let store = global.store(Some(&args.file))?;
+    let graph = Arc::new(pipeline.graph(global, &store)?);
+    Ok((store, Source::Pipeline(graph)))
+}
+
+/// Reads which nodes a run was about; none for a run that had nothing to do.
+fn nodes_of(folder: &RunFolder) -> Vec<(String, RecipeKey)> {
+    let text = std::fs::read_to_string(folder.path.join("pipeline.json")).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let node = |node: &serde_json::Value| {
+        Some((
+            node["id"].as_str()?.to_owned(),
+            node["recipe_key"].as_str()?.parse().ok()?,
+        ))
+    };
+    value["nodes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(node)
+        .collect()
+}
+
+/// Cuts `NODE.OUTPUT/PATH` behind the node; dots inside brackets belong to its coordinates.
+fn split(target: &str) -> (&str, Option<&str>) {
+    let from = target.rfind(']').unwrap_or(0);
+    match target[from..].find('.') {
+        Some(dot) => (&target[..from + dot], Some(&target[from + dot + 1..])),
+        None => (target, None),
+    }
+}
+
+fn record(store: &Store, source: &Source, name: &str) -> Result<Record, CliError> {
+    let (id, key) = match source {
+        Source::Pipeline(graph) => {
+            let node = &graph.nodes[graph.select(name)?];
+            (node.id.0.clone(), node.recipe_key)
+        }
+        Source::Run(folder, nodes) => {
+            let found = nodes.iter().find(|(id, _)| id == name);
+            found
+                .cloned()
+                .ok_or_else(|| CliError::Usage(format!("run {} has no node `{name}`", folder.id)))?
+        }
+    };
+    store
+        .record(key)
+        .ok_or_else(|| CliError::Absent(format!("{id} has no result yet")))
+}
+
+fn overview(store: &Store, source: &Source, as_json: bool, output: &mut Output) -> Result<(), CliError> {
+    let nodes: Vec<(String, RecipeKey)> = match source {
+        Source::Pipeline(graph) => graph
+            .nodes
+            .iter()
+            .map(|node| (node.id.0.clone(), node.recipe_key))
+            .collect(),
+        Source::Run(_, nodes) => nodes.clone(),
+    };
+    let records: Vec<(String, Option<Record>)> = nodes.into_iter().map(|(id, key)| (id, store.record(key))).collect();
+    let run = match source {
+        Source::Pipeline(graph) => status::last_run(store, graph),
+        Source::Run(folder, _) => store.run_state(&folder.id.0),
+    };
+    if as_json {
+        let records: Vec<serde_json::Value> = records
+            .iter()
+            .map(|(id, record)| json!({"id": id, "record": record}))
+            .collect();
+        return output.json(&json!({"run": run, "nodes": records}));
+    }
+    if let Some(run) = run {
+        output.line(&format!(
+            "run {} of {}: {} ({})",
+            run.id, run.pipeline, run.status, run.started
+        ))?;
+    }
+    let mut rows = Vec::new();
+    for (id, record) in &records {
+        let Some(record) = record else {
+            rows.push(vec![id.clone(), "no result".to_owned()]);
+            continue;
+        };
+        for (idx, (name, artifact)) in record.artifacts.iter().enumerate() {
+            let first = |text: String| if idx == 0 { text } else { String::new() };
+            let (id, took) = (first(id.clone()), first(report::duration(record.seconds)));
+            rows.push(vec![
+                id,
+                took,
+                name.clone(),
+                report::artifact_line(artifact),
+                artifact.digest.short(),
+            ]);
+        }
+    }
+    output.text(&report::table(&rows))
+}
+
+fn show_output(
+    store: &Store,
+    artifact: &Artifact,
+    subpath: Option<&str>,
+    args: &ShowArgs,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    if let Some(to) = &args.to {
+        store.export(artifact, subpath, to)?;
+        return output.line(&to.display().to_string());
+    }
+    if args.path {
+        return output.line(&store.readable_path(artifact, subpath)?.display().to_string());
+    }
+    match (store.read_file(artifact, subpath)?, args.json) {
+        (Some(bytes), _) => output.bytes(&bytes),
+        (None, true) => output.json(&json!(store.manifest(artifact)?)),
+        (None, false) => {
+            let manifest = store.manifest(artifact)?;
+            let files = manifest.iter().flat_map(|manifest| &manifest.files);
+            let inside = |path: &str| subpath.is_none_or(|subpath| path.starts_with(subpath.trim_end_matches('/')));
+            let rows: Vec<Vec<String>> = files
+                .filter(|file| inside(&file.path))
+                .map(|file| vec![file.path.clone(), report::bytes(file.size), file.digest.short()])
+                .collect();
+            output.text(&report::table(&rows))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dots_in_coordinates_are_not_the_end_of_a_node() {
+        assert_eq!(split("sft[lr=0.1]"), ("sft[lr=0.1]", None));
+        assert_eq!(
+            split("sft[lr=0.1].model/config.json"),
+            ("sft[lr=0.1]", Some("model/config.json"))
+        );
+        assert_eq!(split("table.page"), ("table", Some("page")));
+        assert_eq!(split("table"), ("table", None));
+    }
+}

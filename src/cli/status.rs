@@ -1,0 +1,128 @@
+//! `volvelle status FILE`: how each node of a pipeline stands, and its last run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, Global, Output, PipelineArgs};
+use crate::exec::{self, Event, NodeState, Reason};
+use crate::graph::Graph;
+use crate::report;
+use crate::store::{RunState, RunStatus, Store};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A node as `status` shows it.
+struct Line {
+    state: NodeState,
+    reason: Option<Reason>,
+    last_error: Option<String>,
+}
+
+pub(super) fn run(args: &StatusArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
+    let store = global.store(Some(&args.pipeline.file))?;
+    let graph = Arc::new(args.pipeline.graph(global, &store)?);
+    let last = last_run(&store, &graph);
+    let lines = lines(&store, &graph, last.as_ref());
+    if args.json {
+        return print_json(&graph, &lines, last.as_ref(), output);
+    }
+    let paint = output.paint();
+    let mut rows = Vec::new();
+    for (node, line) in graph.nodes.iter().zip(&lines) {
+        let record = line.state.is_done().then(|| store.record(node.recipe_key)).flatten();
+        let what = match (&record, &line.reason, &line.last_error) {
+            (Some(record), ..) => format!("{}, took {}", record.ended, report::duration(record.seconds)),
+            (None, _, Some(error)) => error.clone(),
+            (None, Some(reason), None) => reason.to_string(),
+            (None, None, None) => String::new(),
+        };
+        // The word is padded before it is coloured: what can't be seen has no width.
+        rows.push((
+            line.state,
+            vec![node.id.to_string(), format!("{:<9}", line.state), what],
+        ));
+    }
+    let plain: Vec<Vec<String>> = rows.iter().map(|(_, row)| row.clone()).collect();
+    for (text, (state, _)) in report::table(&plain).lines().zip(&rows) {
+        output.line(&paint.state(*state, text))?;
+    }
+    match last {
+        Some(run) => output.line(&format!("last run: {} {} ({})", run.id, run.status, run.started)),
+        None => output.line("never run"),
+    }
+}
+
+fn print_json(graph: &Graph, lines: &[Line], last: Option<&RunState>, output: &mut Output) -> Result<(), CliError> {
+    let nodes = graph.nodes.iter().zip(lines).map(|(node, line)| {
+        json!({
+            "id": node.id, "stage": node.stage.0, "kind": node.kind, "recipe_key": node.recipe_key,
+            "state": line.state, "reason": line.reason, "last_error": line.last_error,
+        })
+    });
+    let nodes: Vec<serde_json::Value> = nodes.collect();
+    output.json(&json!({"pipeline": graph.pipeline, "nodes": nodes, "last_run": last}))
+}
+
+/// Joins what the cache says with what the last run said about the nodes that have no result.
+fn lines(store: &Store, graph: &Arc<Graph>, last: Option<&RunState>) -> Vec<Line> {
+    let mut said: HashMap<String, (NodeState, Option<String>)> = HashMap::new();
+    for event in last.into_iter().flat_map(|run| events(store, run)) {
+        match event {
+            Event::NodeStarted { id, .. } => {
+                said.insert(id.0, (NodeState::Running, None));
+            }
+            Event::NodeFinished { id, state, message, .. } => {
+                said.insert(id.0, (state, message));
+            }
+            _ => {}
+        }
+    }
+    let alive = last.is_some_and(|run| run.status == RunStatus::Running);
+    let states = exec::states(graph, store).into_iter().zip(&graph.nodes);
+    let line = |((state, reason), node): ((NodeState, Option<Reason>), &crate::graph::Node)| {
+        let (state, last_error) = match said.get(&node.id.0) {
+            Some((NodeState::Running, _)) if alive && !state.is_done() => (NodeState::Running, None),
+            Some((NodeState::Failed, message)) if !state.is_done() => (NodeState::Failed, message.clone()),
+            _ => (state, None),
+        };
+        Line {
+            state,
+            reason,
+            last_error,
+        }
+    };
+    states.map(line).collect()
+}
+
+/// Returns the last run of the same pipeline file.
+pub(super) fn last_run(store: &Store, graph: &Graph) -> Option<RunState> {
+    runs_of(store, graph).into_iter().next()
+}
+
+/// Returns the runs of the same pipeline file, the latest first.
+pub(super) fn runs_of(store: &Store, graph: &Graph) -> Vec<RunState> {
+    let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
+    let mut runs = store.runs();
+    runs.retain(|run| run.file == file);
+    runs
+}
+
+/// Returns the events of a run as far as they are written.
+pub(super) fn events(store: &Store, run: &RunState) -> Vec<Event> {
+    let path = store.run_folder(&run.id.0).map(|folder| folder.events());
+    let text = path
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default();
+    text.lines().filter_map(Event::from_line).collect()
+}

@@ -1,0 +1,199 @@
+//! Running a graph: which nodes have to run, in which order, within which limits, and what becomes of them.
+//!
+//! It owns the states of nodes, the scheduling loop, the worker contract and the one stream of events. It never prints
+//! and knows no kind. A run in which nothing has to be done starts neither a runtime nor a process.
+
+mod attempt;
+mod decide;
+mod event;
+mod explain;
+mod guard;
+mod interrupt;
+mod journal;
+mod limits;
+mod outputs;
+mod plan;
+mod priority;
+mod request;
+mod scheduler;
+mod selection;
+mod tail;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use event::{Counts, Event, NodeState, Reason};
+pub use explain::{History, Nearest, Part, parts};
+pub use journal::Listener;
+pub use limits::Limits;
+pub use outputs::PublishedOutput;
+pub use plan::{Cause, Plan, PlanState, PlannedNode, plan};
+
+use crate::graph::{Graph, NodeId, SelectError};
+use crate::store::{RunState, RunStatus, Store, StoreError, Timestamp};
+use journal::Journal;
+use scheduler::Scheduler;
+
+/// What the user asks of a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Stages or nodes that run again although their results are there.
+    pub rerun: Vec<String>,
+    /// Stages or nodes: only they and what they depend on are looked at.
+    pub until: Vec<String>,
+    /// Stages or nodes: only they may run, and what they depend on has to be there.
+    pub only: Vec<String>,
+    pub limits: Limits,
+    /// Stop everything at the first failure.
+    pub fail_fast: bool,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct RunReport {
+    pub state: RunState,
+    pub counts: Counts,
+    pub seconds: f64,
+    /// The results that nothing else in the pipeline reads.
+    pub outputs: Vec<PublishedOutput>,
+}
+
+impl RunReport {
+    /// Returns whether nothing had to be done.
+    pub fn is_no_op(&self) -> bool {
+        self.state.status == RunStatus::Succeeded && self.counts[NodeState::Executed] == 0
+    }
+}
+
+/// Why a run could not take place at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Select(#[from] SelectError),
+    #[error("{id} asks for {wanted} GPUs, and there are {found}; lower `resources.gpu` or pass --gpus")]
+    TooFewGpus { id: NodeId, wanted: usize, found: usize },
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the scheduler could not start: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs what has to run of a graph, and tells `listener` everything that happens.
+///
+/// It must be called from a thread that lives until it returns: workers die with the thread that started them.
+///
+/// # Errors
+/// Only what keeps the run from taking place. Nodes that fail are part of the report.
+pub fn run(
+    graph: Arc<Graph>,
+    store: Arc<Store>,
+    options: &RunOptions,
+    listener: Listener<'_>,
+) -> Result<RunReport, RunError> {
+    let clock = Instant::now();
+    let selection = selection::select(&graph, options)?;
+    let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
+    let (folder, mut state) = store.start_run(&graph.pipeline, file)?;
+    let mut journal = Journal::open(&folder, listener);
+    let mut scheduler = Scheduler::new(
+        Arc::clone(&graph),
+        Arc::clone(&store),
+        folder.clone(),
+        selection,
+        options.fail_fast,
+    );
+    let interrupted = match work(&mut scheduler, options, &mut journal, &graph, &folder) {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            state.status = RunStatus::Failed;
+            state.ended = Some(Timestamp::now());
+            store.write_run(&state)?;
+            return Err(error);
+        }
+    };
+    let counts = scheduler.counts();
+    let undone = counts[NodeState::Failed] + counts[NodeState::Skipped] + counts[NodeState::Cancelled];
+    let outputs = outputs::publish(&store, &graph, scheduler.settled());
+    state.status = match (interrupted, undone) {
+        (true, _) => RunStatus::Interrupted,
+        (false, 0) => RunStatus::Succeeded,
+        (false, _) => RunStatus::Failed,
+    };
+    state.ended = Some(Timestamp::now());
+    state.counts = NodeState::FINAL
+        .iter()
+        .map(|&state| (state.name().to_owned(), counts[state]))
+        .collect();
+    store.write_run(&state)?;
+    let seconds = clock.elapsed().as_secs_f64();
+    journal.emit(&Event::RunFinished {
+        ok: state.status == RunStatus::Succeeded,
+        executed: counts[NodeState::Executed],
+        cached: counts[NodeState::Cached],
+        cut_off: counts[NodeState::CutOff],
+        failed: counts[NodeState::Failed],
+        skipped: counts[NodeState::Skipped],
+        cancelled: counts[NodeState::Cancelled],
+        interrupted,
+        run_id: state.id.clone(),
+        seconds,
+    });
+    journal.flush();
+    Ok(RunReport {
+        state,
+        counts,
+        seconds,
+        outputs,
+    })
+}
+
+/// Settles what needs nothing, then runs the rest; returns whether the user interrupted it.
+fn work(
+    scheduler: &mut Scheduler,
+    options: &RunOptions,
+    journal: &mut Journal<'_>,
+    graph: &Graph,
+    folder: &crate::store::RunFolder,
+) -> Result<bool, RunError> {
+    scheduler.settle_all(journal);
+    if !scheduler.has_work() {
+        return Ok(false);
+    }
+    scheduler.prepare(&options.limits, journal)?;
+    if let Err(error) = journal::write_graph(folder, graph) {
+        tracing::warn!(%error, "the resolved pipeline of this run is not kept");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let interrupted = runtime.block_on(scheduler.run(journal)).map_err(RunError::Runtime);
+    // A thread that still hashes for a cancelled node must not hold up the exit.
+    runtime.shutdown_background();
+    interrupted
+}
+
+/// Returns the states in which the nodes would start: those that are settled without running anything.
+///
+/// A node whose inputs would have to run first stays `Waiting`.
+pub fn states(graph: &Arc<Graph>, store: &Store) -> Vec<(NodeState, Option<Reason>)> {
+    let mut settled = vec![None; graph.nodes.len()];
+    let mut states = Vec::with_capacity(graph.nodes.len());
+    for (idx, node) in graph.nodes.iter().enumerate() {
+        let mut items = node.inputs.iter().flat_map(|input| &input.items);
+        if items.any(|item| settled[item.node].is_none()) {
+            states.push((NodeState::Waiting, None));
+            continue;
+        }
+        states.push(match decide::look_up(store, node, &settled) {
+            Ok(decide::Decision::Hit { record, cut_off }) => {
+                settled[idx] = Some(decide::Settled { record, fresh: cut_off });
+                (if cut_off { NodeState::CutOff } else { NodeState::Cached }, None)
+            }
+            Ok(decide::Decision::Run(pending)) => (NodeState::Ready, Some(pending.reason)),
+            Err(_) => (NodeState::Waiting, None),
+        });
+    }
+    states
+}

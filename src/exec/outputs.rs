@@ -1,0 +1,98 @@
+//! The last results of a pipeline under readable names: `outputs/PIPELINE/NODE/OUTPUT.html`.
+//!
+//! Only what nothing else in the pipeline reads is laid out: that is what a person wants to open. These are copies, or
+//! read-only links where they are large; whatever happens to them, the cache keeps its own.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::decide::Settled;
+use super::request::file_name;
+use crate::graph::{Graph, NodeId};
+use crate::store::{Artifact, Store, StoreError};
+
+/// Up to this size a result is copied, so that it can be edited without harm.
+const COPIED_BYTES: u64 = 32 << 20;
+
+/// A result that lies under a readable name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedOutput {
+    pub node: NodeId,
+    pub output: String,
+    pub path: PathBuf,
+}
+
+/// Lays out the outputs of the nodes that no other node reads. What can't be laid out is left out, with a warning.
+pub(crate) fn publish(store: &Store, graph: &Graph, settled: &[Option<Settled>]) -> Vec<PublishedOutput> {
+    let mut read = vec![false; graph.nodes.len()];
+    for item in graph
+        .nodes
+        .iter()
+        .flat_map(|node| &node.inputs)
+        .flat_map(|input| &input.items)
+    {
+        read[item.node] = true;
+    }
+    let root = store.root().join("outputs").join(file_name(&graph.pipeline));
+    let mut published = Vec::new();
+    for (idx, node) in graph.nodes.iter().enumerate().filter(|(idx, _)| !read[*idx]) {
+        let Some(settled) = &settled[idx] else { continue };
+        for output in &node.outputs {
+            let Some(artifact) = settled.record.artifacts.get(&output.name) else {
+                continue;
+            };
+            let folder = root.join(file_name(&node.id.0));
+            let path = folder.join(format!("{}{}", file_name(&output.name), extension(&output.type_name)));
+            match lay_out(store, artifact, &folder, &path) {
+                Ok(()) => published.push(PublishedOutput {
+                    node: node.id.clone(),
+                    output: output.name.clone(),
+                    path,
+                }),
+                Err(error) => {
+                    tracing::warn!(node = %node.id, output = output.name, %error, "the result has no readable name");
+                }
+            }
+        }
+    }
+    published
+}
+
+/// Browsers and editors go by the end of a name.
+fn extension(type_name: &str) -> &'static str {
+    match type_name {
+        "html" => ".html",
+        "svg" => ".svg",
+        "csv" => ".csv",
+        "json" | "scores" => ".json",
+        "text" | "txt" => ".txt",
+        "problems" | "trees" | "traces" | "chats" | "texts" | "metrics" | "samples" => ".jsonl",
+        _ => "",
+    }
+}
+
+/// A hidden file beside the result says which artifact it is, so that nothing is done twice.
+fn lay_out(store: &Store, artifact: &Artifact, folder: &Path, path: &Path) -> Result<(), StoreError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let marker = folder.join(format!(".{name}.digest"));
+    let digest = artifact.digest.to_string();
+    if fs::read_to_string(&marker).is_ok_and(|text| text == digest) && path.exists() {
+        return Ok(());
+    }
+    let io = |action: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |source: io::Error| StoreError::Io { action, path, source }
+    };
+    fs::create_dir_all(folder).map_err(io("create", folder))?;
+    let fresh = folder.join(format!(".{name}.{}", std::process::id()));
+    store.remove_folder(&fresh)?;
+    if artifact.size_bytes <= COPIED_BYTES {
+        store.export(artifact, None, &fresh)?;
+    } else {
+        store.place(artifact, None, &fresh)?;
+    }
+    store.remove_folder(path)?;
+    fs::rename(&fresh, path).map_err(io("rename into", path))?;
+    fs::write(&marker, digest).map_err(io("write", &marker))
+}

@@ -1,0 +1,387 @@
+//! Tests of graphs as a whole: axes, gathering, and above all which edits change which keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::digest::{Digest, RecipeKey};
+use crate::spec::{Mistakes, Options, load};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn options(sets: &[&str]) -> Options {
+    let sets = sets.iter().map(|&set| set.to_owned()).collect();
+    Options {
+        sets,
+        profile: None,
+        plugin_dirs: vec![fixtures().join("plugins")],
+    }
+}
+
+fn try_graph(text: &str, sets: &[&str]) -> Result<Graph, Mistakes> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("pipeline.yaml");
+    std::fs::write(&file, text).expect("a file");
+    build(&load(&file, &options(sets))?, None)
+}
+
+fn graph(text: &str, sets: &[&str]) -> Graph {
+    try_graph(text, sets).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    let mistakes = try_graph(text, &[]).expect_err("something is wrong");
+    mistakes.iter().map(|mistake| mistake.message.clone()).collect()
+}
+
+fn ids(graph: &Graph) -> Vec<&str> {
+    graph.nodes.iter().map(|node| node.id.0.as_str()).collect()
+}
+
+fn keys(graph: &Graph) -> BTreeMap<String, RecipeKey> {
+    graph
+        .nodes
+        .iter()
+        .map(|node| (node.id.0.clone(), node.recipe_key))
+        .collect()
+}
+
+/// Returns the stages whose keys differ.
+fn changed(before: &Graph, after: &Graph) -> BTreeSet<String> {
+    let (old, new) = (keys(before), keys(after));
+    assert_eq!(old.keys().collect::<Vec<_>>(), new.keys().collect::<Vec<_>>());
+    let stage = |id: &String| id.split('[').next().unwrap_or_default().to_owned();
+    old.iter()
+        .filter(|(id, key)| new[*id] != **key)
+        .map(|(id, _)| stage(id))
+        .collect()
+}
+
+fn base() -> String {
+    std::fs::read_to_string(fixtures().join("keys.yaml")).expect("the fixture")
+}
+
+const ALL_BELOW_SFT: [&str; 4] = ["copy", "eval", "sft", "table"];
+
+#[test]
+fn the_golden_keys_hold() {
+    let golden = std::fs::read_to_string(fixtures().join("keys.json")).expect("the fixture");
+    let golden: BTreeMap<String, RecipeKey> = serde_json::from_str(&golden).expect("keys by node");
+    let found = keys(&graph(&base(), &[]));
+    assert_eq!(
+        found,
+        golden,
+        "{}",
+        serde_json::to_string_pretty(&found).expect("keys are strings")
+    );
+}
+
+#[test]
+fn axes_are_inherited_and_gathered() {
+    let graph = graph(&base(), &[]);
+    let sft = [
+        "sft[seed=1,style=search]",
+        "sft[seed=1,style=direct]",
+        "sft[seed=2,style=search]",
+        "sft[seed=2,style=direct]",
+    ];
+    assert_eq!(ids(&graph)[..6], [&["data", "base"][..], &sft[..]].concat());
+    let table = &graph.nodes[graph.select("table").expect("one node")];
+    let items: Vec<String> = table.inputs[0]
+        .items
+        .iter()
+        .map(|item| format!("{} {}", item.label.as_deref().unwrap_or("-"), graph.nodes[item.node].id))
+        .collect();
+    let expected = [
+        "base base_eval",
+        "sft eval[seed=1,style=search]",
+        "sft eval[seed=1,style=direct]",
+        "sft eval[seed=2,style=search]",
+        "sft eval[seed=2,style=direct]",
+    ];
+    assert_eq!(items, expected);
+    assert!(table.inputs[0].gathered && table.axes.is_empty());
+    assert_eq!(graph.dag.edge_count(), 1 + 4 * 2 + 2 + 4 * 2 + 5 + 1);
+    assert_eq!(
+        table.inputs[0].items[1].axes,
+        Axes::from([("seed".into(), json!(1)), ("style".into(), json!("search"))])
+    );
+}
+
+#[test]
+fn nodes_are_selected_by_enough_of_their_name() {
+    let graph = graph(&base(), &[]);
+    let select = |text: &str| graph.select(text).map(|idx| graph.nodes[idx].id.0.clone());
+    assert_eq!(
+        select("sft[style=direct, seed=2]").as_deref(),
+        Ok("sft[seed=2,style=direct]")
+    );
+    assert_eq!(select("table").as_deref(), Ok("table"));
+    assert!(matches!(
+        select("sft[style=direct]"),
+        Err(SelectError::Several { num: 2, .. })
+    ));
+    assert!(matches!(select("tabel"), Err(SelectError::Unknown { nearest: Some(near), .. }) if near == "table"));
+}
+
+#[test]
+fn what_does_not_change_the_result_does_not_change_a_key() {
+    let before = graph(&base(), &[]);
+    for (from, to) in [
+        ("3.0e-4", "0.0003"),
+        ("count: 1000,", "count: 1e3,"),
+        (
+            "with: { count: 1000, seed: \"${params.seed}\" }",
+            "with: { seed: 7, file: null, count: 1000 }",
+        ),
+        ("num_workers: 5", "num_workers: 9, micro_batch: 1"),
+        ("num_workers: 5", "num_workers: 5, num_train_epochs: 1"),
+        ("uses: demo.table", "uses: demo.table # a comment"),
+        ("name: keys", "name: other"),
+        (
+            "uses: command",
+            "uses: command\n    resources: { cpu: 2, mem: 1GiB, timeout: 5m, retries: 2 }",
+        ),
+        (
+            "{ sft: eval.scores, base: base_eval.scores }",
+            "{ base: base_eval.scores, sft: eval.scores }",
+        ),
+        (
+            "style: [search, direct], seed: [1, 2]",
+            "seed: [1, 2], style: [search, direct]",
+        ),
+    ] {
+        assert!(base().contains(from), "{from}");
+        let after = graph(&base().replace(from, to), &[]);
+        assert_eq!(changed(&before, &after), BTreeSet::new(), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn a_renamed_stage_keeps_its_keys() {
+    let renamed = base()
+        .replace("sft.model", "tuned.model")
+        .replace("  sft:\n", "  tuned:\n");
+    let (before, after) = (graph(&base(), &[]), graph(&renamed, &[]));
+    let set = |graph: &Graph| graph.nodes.iter().map(|node| node.recipe_key).collect::<BTreeSet<_>>();
+    assert_eq!(set(&before), set(&after));
+    assert!(after.select("tuned[seed=1,style=direct]").is_ok());
+}
+
+#[test]
+fn a_change_changes_exactly_what_is_below() {
+    let before = graph(&base(), &[]);
+    let everything = ["base", "base_eval", "copy", "data", "eval", "sft", "table"];
+    for (from, to, expected) in [
+        ("3.0e-4", "3.1e-4", &ALL_BELOW_SFT[..]),
+        ("count: 1000", "count: 1001", &everything[..]),
+        ("seed: 7,", "seed: 8,", &everything[..]),
+        ("cp ${inputs.page}", "cat ${inputs.page} >", &["copy"][..]),
+        ("page/index.html", "page/other.html", &["copy"][..]),
+        ("{ sft: eval", "{ tuned: eval", &["copy", "table"][..]),
+        (
+            "model: sft.model, problems: data.test",
+            "model: sft.model, problems: data.train",
+            &["copy", "eval", "table"][..],
+        ),
+    ] {
+        assert!(base().contains(from), "{from}");
+        let after = graph(&base().replacen(from, to, 1), &[]);
+        let expected: BTreeSet<String> = expected.iter().map(|&stage| stage.to_owned()).collect();
+        assert_eq!(changed(&before, &after), expected, "{from} -> {to}");
+    }
+    let after = graph(&base(), &["lr=1e-4"]);
+    assert_eq!(changed(&before, &after), ALL_BELOW_SFT.map(str::to_owned).into());
+}
+
+#[test]
+fn extending_a_grid_leaves_the_old_points_alone() {
+    let (before, after) = (graph(&base(), &[]), graph(&base(), &["stages.sft.matrix.seed=[1,2,3]"]));
+    let (old, new) = (keys(&before), keys(&after));
+    let kept = old.iter().filter(|(id, key)| new.get(*id) == Some(key)).count();
+    assert_eq!((kept, old.len(), new.len()), (old.len() - 2, 13, 17));
+}
+
+#[test]
+fn the_content_of_a_file_and_not_its_place_enters_the_key() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pipeline = |name: &str, bytes: &str| {
+        std::fs::write(dir.path().join(name), bytes).expect("a file");
+        let text = format!("volvelle: 1\nstages: {{ data: {{ uses: demo.data, with: {{ file: {name} }} }} }}\n");
+        let file = dir.path().join("pipeline.yaml");
+        std::fs::write(&file, text).expect("a file");
+        let pipeline = load(&file, &options(&[])).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        build(&pipeline, None)
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .nodes
+            .remove(0)
+    };
+    let a = pipeline("a.jsonl", "1\n");
+    assert_eq!(
+        a.recipe["params"],
+        json!({"file": {"content": Digest::of(b"1\n").to_string()}})
+    );
+    assert_eq!(a.params["file"], json!(dir.path().join("a.jsonl").to_str()));
+    assert_eq!(a.recipe_key, pipeline("b.jsonl", "1\n").recipe_key);
+    assert_ne!(a.recipe_key, pipeline("a.jsonl", "2\n").recipe_key);
+}
+
+#[test]
+fn the_content_key_follows_the_digests_of_the_inputs_only() {
+    let (a, b) = (graph(&base(), &[]), graph(&base(), &["lr=1e-4"]));
+    let node = |graph: &Graph| graph.nodes[graph.select("eval[seed=1,style=direct]").expect("one")].clone();
+    let (a, b) = (node(&a), node(&b));
+    let digest = |item: &InputItem| Digest::of(item.output.as_bytes());
+    assert_ne!(a.recipe_key, b.recipe_key);
+    assert_eq!(a.content_key(digest), b.content_key(digest));
+    assert_ne!(a.content_key(digest).0, a.content_key(|_| Digest::of(b"other")).0);
+    assert_eq!(
+        a.content_key(digest).1["inputs"]["model"],
+        json!({"digest": Digest::of(b"model").to_string()})
+    );
+}
+
+fn two_trainings(a: &str, b: &str, rest: &str) -> String {
+    format!(
+        "volvelle: 1\nstages:\n  data: {{ uses: demo.data }}\n  a: {{ uses: demo.train, needs: {{ data: data.train }}, matrix: {a} }}\n  b: {{ uses: demo.train, needs: {{ model: a.model, data: data.train }}, matrix: {b} }}\n{rest}"
+    )
+}
+
+#[test]
+fn axes_that_do_not_match_are_told() {
+    let command = "  c: { uses: command, needs: { x: a.model, y: d.model }, with: { run: 'true' } }\n  d: { uses: demo.train, needs: { data: data.train }, matrix: { s: [2, 3] } }\n";
+    assert_eq!(
+        mistakes(&two_trainings("{ s: [1, 2] }", "{ t: [1] }", command)),
+        ["axis `s` of `d.model` does not match the same axis of the other inputs: only it has `3`, and it lacks `1`"]
+    );
+    assert_eq!(
+        mistakes(&two_trainings("{ s: [1, 2] }", "{ s: [1] }", "")),
+        ["stage `b` has the axis `s` already, from its inputs"]
+    );
+    let gather = "  c: { uses: demo.score, with: { samples: 1 }, needs: { model: b.model, problems: data.test }, gather: [u] }\n";
+    assert_eq!(
+        mistakes(&two_trainings("{ s: [1, 2] }", "{ t: [1] }", gather)),
+        ["no input of stage `c` has an axis `u` to gather"]
+    );
+    let several = gather.replace("[u]", "[s]");
+    assert_eq!(
+        mistakes(&two_trainings("{ s: [1, 2] }", "{ t: [1] }", &several)),
+        ["input `model` of `demo.score` takes one artifact; `gather` makes it 2"]
+    );
+}
+
+#[test]
+fn inputs_that_share_an_axis_are_matched_on_it() {
+    let command = "  c: { uses: command, needs: { x: a.model, y: b.model, z: { one: a.model, two: b.model } }, with: { run: 'true' } }\n";
+    let graph = graph(
+        &two_trainings("{ s: [1, 2] }", "{ t: [x, y], exclude: [{ t: y }] }", command),
+        &[],
+    );
+    assert_eq!(ids(&graph)[5..], ["c[s=1,t=x]", "c[s=2,t=x]"]);
+    let c = &graph.nodes[6];
+    let names = |input: usize| {
+        c.inputs[input]
+            .items
+            .iter()
+            .map(|i| graph.nodes[i.node].id.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(0), names(1), names(2)),
+        (
+            vec!["a[s=2]".into()],
+            vec!["b[s=2,t=x]".into()],
+            vec!["a[s=2]".into(), "b[s=2,t=x]".into()]
+        )
+    );
+    assert!(!c.inputs[0].gathered && c.inputs[2].gathered);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = "volvelle: 1\nstages:\n  a: { uses: demo.score, needs: { model: b.model, problems: a.scores } }\n  b: { uses: demo.trian }\n  c: { uses: demo.train, needs: { data: d.model }, with: { lr: 1 } }\n  d: { uses: demo.train, needs: { model: c.modell, data: c.metrics }, with: { style: '${matrix.style}' } }\n";
+    let mistakes = mistakes(text);
+    for expected in [
+        "stages need each other in a circle: a -> a",
+        "stages need each other in a circle: c -> d -> c",
+        "unknown kind `demo.trian`",
+        "unknown parameter `lr` of `demo.train`",
+        "stage `c` has no output `modell`",
+        "input `data` must be of type `problems`, not `metrics`",
+        "stage `a` lacks the parameter `samples` of `demo.score`",
+    ] {
+        assert!(
+            mistakes.iter().any(|mistake| mistake == expected),
+            "{expected}\n{mistakes:#?}"
+        );
+    }
+}
+
+#[test]
+fn ten_thousand_nodes_resolve_in_a_blink() {
+    let mut text = String::from("volvelle: 1\nstages:\n  data: { uses: demo.data }\n");
+    for idx in 0..100 {
+        writeln!(text, "  s{idx}: {{ uses: demo.train, needs: {{ data: data.train }}, matrix: {{ seed: [{}] }}, with: {{ seed: '${{matrix.seed}}' }} }}", (0..50).map(|n| n.to_string()).collect::<Vec<_>>().join(",")).expect("a string");
+        writeln!(text, "  e{idx}: {{ uses: demo.score, needs: {{ model: s{idx}.model, problems: data.test }}, with: {{ samples: 1 }} }}").expect("a string");
+    }
+    let start = Instant::now();
+    let graph = graph(&text, &[]);
+    let took = start.elapsed();
+    assert_eq!(graph.nodes.len(), 10_001);
+    // Generous, as tests are not optimized and share the machine.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// A pipeline of one stage whose parameters are written in any order and any spelling.
+fn one_stage(entries: &[(String, String)], comment: &str) -> String {
+    let with: String = entries
+        .iter()
+        .map(|(name, value)| format!("      {name}: {value}\n"))
+        .collect();
+    format!(
+        "# {comment}\nvolvelle: 1\nstages:\n  data: {{ uses: demo.data }}\n  a:\n    needs: {{ data: data.train }}\n    uses: demo.train\n    with:\n{with}"
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn order_comments_spelling_and_explicit_defaults_change_nothing(
+        mantissa in 1u32..10_000, epochs in 1i64..5, workers in 1i64..9, is_default_written in any::<bool>(),
+        is_reversed in any::<bool>(), comment in "[a-z ]{0,12}",
+    ) {
+        let plain = [("learning_rate", format!("{mantissa}e-5")), ("num_train_epochs", epochs.to_string())];
+        let mut other = vec![("learning_rate", format!("0.{mantissa:05}000")), ("num_train_epochs", format!("{epochs}.0"))];
+        other.push(("num_workers", workers.to_string()));
+        if is_default_written {
+            other.push(("style", "search".to_owned()));
+        }
+        if is_reversed {
+            other.reverse();
+        }
+        let owned = |entries: &[(&str, String)]| entries.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect::<Vec<_>>();
+        let (a, b) = (graph(&one_stage(&owned(&plain), ""), &[]), graph(&one_stage(&owned(&other), &comment), &[]));
+        prop_assert_eq!(keys(&a), keys(&b));
+        prop_assert_eq!(a.nodes[1].seed, b.nodes[1].seed);
+        prop_assert_eq!(&b.nodes[1].params["num_workers"], &Value::from(workers));
+    }
+
+    #[test]
+    fn another_value_of_an_identity_parameter_is_another_key(a in 1i64..1000, b in 1i64..1000) {
+        prop_assume!(a != b);
+        let key = |epochs: i64| {
+            let graph = graph(&one_stage(&[("num_train_epochs".into(), epochs.to_string())], ""), &[]);
+            (graph.nodes[1].recipe_key, graph.nodes[1].seed, graph.nodes[0].recipe_key)
+        };
+        let (a, b) = (key(a), key(b));
+        prop_assert!(a.0 != b.0 && a.1 != b.1 && a.2 == b.2);
+    }
+}

@@ -1,0 +1,13 @@
+//! Events and records turned into text. Pure: nothing here reads, writes, or asks what time it is.
+
+mod lines;
+mod plan;
+mod record;
+mod summary;
+mod text;
+
+pub use lines::Lines;
+pub use plan::{describe_cause, describe_change, describe_parts, describe_plan};
+pub use record::{artifact_line, describe_record};
+pub use summary::{describe_counts, describe_run};
+pub use text::{Paint, bytes, duration, table};

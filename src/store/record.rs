@@ -1,0 +1,194 @@
+//! Records: what one execution of a node left, as a small self-checking file.
+//!
+//! A record lies under its recipe key and, as a second name of the same file, under its content key, so either finds it
+//! with one read. Both names are replaced by rename. When another recipe turns out to have the same content key, the
+//! record is written again under that recipe with its own preimage. A record that does not check is a miss.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::artifact::Artifact;
+use super::clock::Timestamp;
+use super::error::{IoContext, StoreError};
+use super::{Store, durable};
+use crate::digest::{ContentKey, Digest, RecipeKey};
+
+const FORMAT: u32 = 1;
+
+/// Between the JSON and its digest, on the last line.
+const CHECK: &str = "\nblake3 ";
+
+/// What an execution of a node left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The version of this format; [`Record::FORMAT`].
+    pub format: u32,
+    pub recipe_key: RecipeKey,
+    /// The preimage of the recipe key.
+    pub recipe: Value,
+    pub content_key: ContentKey,
+    /// The preimage of the content key.
+    pub content: Value,
+    /// The name that the node had then; names are for people and not part of any key.
+    pub node: String,
+    pub stage: String,
+    pub kind: String,
+    pub kind_version: u64,
+    pub pipeline: String,
+    /// The run that executed it.
+    pub run: String,
+    /// Which attempt of that run succeeded, counted from 1.
+    pub attempt: u32,
+    /// The outputs by name.
+    pub artifacts: BTreeMap<String, Artifact>,
+    /// The last value of each metric.
+    pub metrics: BTreeMap<String, f64>,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    /// The time that the worker took.
+    pub seconds: f64,
+    /// The machine that executed it.
+    pub host: String,
+    /// The versions of the programs that took part, by name.
+    pub versions: BTreeMap<String, String>,
+    /// The blob with the worker's log; none if it wrote nothing.
+    pub log: Option<Digest>,
+    /// The recipe whose execution this result is from, where this one was cut off.
+    pub same_as: Option<RecipeKey>,
+}
+
+impl Record {
+    /// The version of the format of records.
+    pub const FORMAT: u32 = FORMAT;
+}
+
+/// What the store knows of a recipe key.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// A record, and every blob of it exists.
+    Hit(Box<Record>),
+    /// A record of which a blob is missing.
+    Incomplete {
+        /// The record.
+        record: Box<Record>,
+        /// The first blob that is missing.
+        missing: Digest,
+    },
+    /// No record that can be read.
+    Miss,
+}
+
+impl Store {
+    /// Returns what is known of a recipe key. It takes no lock and never waits.
+    pub fn lookup(&self, key: RecipeKey) -> Lookup {
+        self.complete(self.record(key))
+    }
+
+    /// Returns what is known of a content key. It takes no lock and never waits.
+    pub fn lookup_content(&self, key: ContentKey) -> Lookup {
+        self.complete(self.read_record(key.0).filter(|record| record.content_key == key))
+    }
+
+    /// Returns the record of a recipe key, also where blobs of it are missing.
+    pub fn record(&self, key: RecipeKey) -> Option<Record> {
+        self.read_record(key.0).filter(|record| record.recipe_key == key)
+    }
+
+    /// Writes a record under both of its keys, durable when it returns. Its blobs must be durable already.
+    pub fn put_record(&self, record: &Record) -> Result<(), StoreError> {
+        let by_recipe = self.sharded("records", record.recipe_key.0);
+        let by_content = self.sharded("records", record.content_key.0);
+        let temporary = durable::unique_path(&self.tmp());
+        let bytes = encode(record);
+        let mut file = fs::File::create(&temporary).at("create", &temporary)?;
+        file.write_all(&bytes).at("write", &temporary)?;
+        let second = durable::unique_path(&self.tmp());
+        if fs::hard_link(&temporary, &second).is_err() {
+            fs::write(&second, &bytes).at("write", &second)?;
+        }
+        // The recipe key comes last: what it finds is done, and the content key finds it as well.
+        durable::commit(&[(second, by_content), (temporary, by_recipe)])?;
+        self.append_journal(record.recipe_key);
+        Ok(())
+    }
+
+    /// Writes the record of another recipe whose content key turned out to be the same, and returns it.
+    pub fn put_same(&self, found: &Record, key: RecipeKey, recipe: &Value, node: &str) -> Result<Record, StoreError> {
+        let record = Record {
+            recipe_key: key,
+            recipe: recipe.clone(),
+            node: node.to_owned(),
+            same_as: Some(found.same_as.unwrap_or(found.recipe_key)).filter(|origin| *origin != key),
+            ..found.clone()
+        };
+        let path = self.sharded("records", key.0);
+        durable::write_file(&path, &encode(&record), &self.tmp())?;
+        self.append_journal(key);
+        Ok(record)
+    }
+
+    fn complete(&self, record: Option<Record>) -> Lookup {
+        let Some(record) = record.map(Box::new) else {
+            return Lookup::Miss;
+        };
+        match record
+            .artifacts
+            .values()
+            .find_map(|artifact| self.missing_blob(artifact))
+        {
+            Some(missing) => Lookup::Incomplete { record, missing },
+            None => Lookup::Hit(record),
+        }
+    }
+
+    fn read_record(&self, key: Digest) -> Option<Record> {
+        read(&self.sharded("records", key))
+    }
+
+    /// Appends to the journal, which only the index reads: a lost line costs `why` a candidate, nothing else.
+    fn append_journal(&self, key: RecipeKey) {
+        let path = self.root().join("records/journal");
+        let appended = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(format!("{key}\n").as_bytes()));
+        if let Err(error) = appended {
+            tracing::warn!(path = %path.display(), %error, "the journal of records could not be written");
+        }
+    }
+}
+
+/// Reads a record file; none for one that is absent, damaged or of a newer format.
+pub(crate) fn read(path: &Path) -> Option<Record> {
+    let bytes = fs::read(path).ok()?;
+    let record = decode(&bytes);
+    if record.is_none() {
+        tracing::warn!(path = %path.display(), "a record is damaged or newer than this program; treated as absent");
+    }
+    record
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    let mut text = serde_json::to_vec(record).expect("a record's map keys are strings and its numbers finite or null");
+    let check = Digest::of(&text);
+    text.extend_from_slice(format!("{CHECK}{check}\n").as_bytes());
+    text
+}
+
+fn decode(bytes: &[u8]) -> Option<Record> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+    let (json, check) = text.rsplit_once(CHECK)?;
+    if check.parse::<Digest>().ok()? != Digest::of(json.as_bytes()) {
+        return None;
+    }
+    serde_json::from_str::<Record>(json)
+        .ok()
+        .filter(|record| record.format == FORMAT)
+}

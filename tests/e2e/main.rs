@@ -1,0 +1,4 @@
+//! Black-box tests: the real program in temporary folders. One binary, a module per area.
+
+mod mistakes;
+mod plan;

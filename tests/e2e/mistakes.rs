@@ -1,0 +1,112 @@
+//! Every diagnostic of a pipeline, as a user sees it: one fixture each, through the real program.
+//!
+//! Each fixture must be refused with exit code 2 and leave nothing behind: no run, no file next to the pipeline.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// Runs the program in the folder of the fixtures, with nothing of the caller's environment but PATH.
+fn volvelle(cache: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_volvelle"));
+    command
+        .current_dir(fixtures().join("mistakes"))
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .args(args)
+        .arg("--plugins")
+        .arg("../plugins")
+        .arg("--cache")
+        .arg(cache);
+    command.output().expect("the program starts")
+}
+
+/// Returns what the program says about a fixture, after checking that it refused it.
+fn told(args: &[&str]) -> String {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let output = volvelle(cache.path(), args);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let runs = cache.path().join("runs");
+    assert!(
+        !runs.exists() || std::fs::read_dir(runs).expect("a folder").next().is_none(),
+        "nothing was started"
+    );
+    String::from_utf8(output.stderr).expect("messages are UTF-8")
+}
+
+macro_rules! fixtures {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                insta::assert_snapshot!(told(&["run", concat!(stringify!($name), ".yaml")]));
+            }
+        )*
+
+        #[test]
+        fn every_fixture_has_a_test() {
+            let mut found: Vec<String> = std::fs::read_dir(fixtures().join("mistakes"))
+                .expect("the folder of the fixtures")
+                .map(|entry| entry.expect("readable").path().file_stem().unwrap_or_default().to_string_lossy().into_owned())
+                .collect();
+            found.sort();
+            let mut tested = vec![$(stringify!($name)),*];
+            tested.sort_unstable();
+            assert_eq!(found, tested);
+        }
+    };
+}
+
+fixtures!(
+    ambiguous,
+    anchors,
+    axes,
+    broken_yaml,
+    cycle,
+    duplicate_key,
+    missing,
+    missing_file,
+    references,
+    tab,
+    unknown_keys,
+    unknown_names,
+    wrong_type,
+    wrong_values,
+);
+
+#[test]
+fn options_are_told_like_files() {
+    let set = [
+        "--set",
+        "seed=1",
+        "--set",
+        "stages.data.with.count=many",
+        "--set",
+        "stages.dta.with.count=1",
+    ];
+    let args = [
+        &["plan", "../keys.yaml", "--profile", "quick"][..],
+        &set,
+        &["--set", "lr"],
+    ]
+    .concat();
+    insta::assert_snapshot!(told(&args));
+}
+
+#[test]
+fn a_pipeline_that_is_not_there_is_told() {
+    insta::assert_snapshot!(told(&["plan", "nothing.yaml"]));
+}
+
+#[test]
+fn a_node_that_is_not_there_is_told() {
+    insta::assert_snapshot!(told(&["why", "../keys.yaml", "sft[style=search]"]));
+    insta::assert_snapshot!(told(&["why", "../keys.yaml", "tabel"]));
+    insta::assert_snapshot!(told(&["plan", "../keys.yaml", "--rerun", "evl"]));
+    insta::assert_snapshot!(told(&["kinds", "demo.trian"]));
+}
