@@ -97,7 +97,11 @@ impl Live {
         let Some(header) = &self.header else { return };
         let done: usize = NodeState::FINAL.iter().map(|&state| self.counts[state]).sum();
         let (running, nodes) = (self.running.len(), self.nodes);
-        let counts = describe_counts(&self.counts, self.paint);
+        let counts = if done > 0 {
+            describe_counts(&self.counts, self.paint)
+        } else {
+            "starting".to_owned()
+        };
         header.set_message(format!("{done}/{nodes} nodes, {running} running; {counts}"));
     }
 }

@@ -38,12 +38,12 @@ fn walk(path: String, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
     if old == new {
         return;
     }
-    if is_branch(old) && is_branch(new) && old.is_none_or(Value::is_object) && new.is_none_or(Value::is_object) {
-        let mut names: Vec<&String> = [old, new]
-            .into_iter()
-            .flatten()
+    let sides = || [old, new].into_iter().flatten();
+    // An absent side goes along with the other, and so does an empty one.
+    if sides().all(Value::is_object) && sides().filter_map(Value::as_object).any(|members| !members.is_empty()) {
+        let mut names: Vec<&String> = sides()
             .filter_map(Value::as_object)
-            .flat_map(|o| o.keys())
+            .flat_map(|members| members.keys())
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -62,11 +62,12 @@ fn walk(path: String, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
         }
         return;
     }
-    if is_branch(old) && is_branch(new) && old.is_none_or(Value::is_array) && new.is_none_or(Value::is_array) {
+    if sides().all(Value::is_array) && sides().any(is_nested) {
         let len = |side: Option<&Value>| side.and_then(Value::as_array).map_or(0, Vec::len);
         for idx in 0..len(old).max(len(new)) {
+            let inner = format!("{path}[{idx}]");
             walk(
-                format!("{path}[{idx}]"),
+                inner,
                 old.and_then(|o| o.get(idx)),
                 new.and_then(|n| n.get(idx)),
                 changes,
@@ -81,14 +82,9 @@ fn walk(path: String, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
     });
 }
 
-/// Tells whether a side is walked further; an absent side goes along with the other.
-fn is_branch(side: Option<&Value>) -> bool {
-    match side {
-        None => true,
-        Some(Value::Object(members)) => !members.is_empty(),
-        Some(Value::Array(items)) => items.iter().any(|item| item.is_object() || item.is_array()),
-        Some(_) => false,
-    }
+fn is_nested(list: &Value) -> bool {
+    list.as_array()
+        .is_some_and(|items| items.iter().any(|item| item.is_object() || item.is_array()))
 }
 
 #[cfg(test)]
@@ -133,7 +129,7 @@ mod tests {
     #[test]
     fn a_change_of_shape_is_one_change() {
         assert_eq!(texts(json!({"a": {"b": 1}}), json!({"a": 1})), ["a {\"b\":1} 1"]);
-        assert_eq!(texts(json!({"a": {}}), json!({"a": {"b": 1}})), ["a {} {\"b\":1}"]);
+        assert_eq!(texts(json!({"a": {}}), json!({"a": {"b": 1}})), ["a.b - 1"]);
         assert!(texts(json!({"a": {}}), json!({"a": {}})).is_empty());
     }
 }

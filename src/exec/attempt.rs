@@ -97,7 +97,7 @@ impl AttemptError {
             AttemptError::Exit { status } if status.signal() == Some(9) => {
                 Some("SIGKILL often means that the machine ran out of memory".into())
             }
-            AttemptError::TimedOut { .. } => Some("raise `resources.time` of the stage".into()),
+            AttemptError::TimedOut { .. } => Some("raise `resources.timeout` of the stage".into()),
             _ => None,
         }
     }
@@ -347,15 +347,20 @@ fn keep(attempt: &Attempt, folders: &Folders, ended: Ended) -> Result<Record, At
     }
     let artifacts = attempt.store.admit(&outputs)?;
     let path = attempt.log_path();
-    let log = fs::read(&path).map_err(|source| AttemptError::Io {
-        action: "read",
-        path,
-        source,
-    })?;
-    let log = if log.is_empty() {
+    let length = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(source) => {
+            return Err(AttemptError::Io {
+                action: "read",
+                path,
+                source,
+            });
+        }
+    };
+    let log = if length == 0 {
         None
     } else {
-        Some(attempt.store.add_bytes(&log)?)
+        Some(attempt.store.add_copy(&path)?)
     };
     let record = Record {
         format: Record::FORMAT,

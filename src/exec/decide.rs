@@ -25,8 +25,13 @@ pub(crate) struct Settled {
 /// What is to be done about a node.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// Nothing: the record is complete. `cut_off` tells that something upstream is fresh.
-    Hit { record: Arc<Record>, cut_off: bool },
+    /// Nothing: the record is complete. `cut_off` tells that something upstream is fresh or has another recipe now,
+    /// `by_content` that the record is not yet known under the node's recipe.
+    Hit {
+        record: Arc<Record>,
+        cut_off: bool,
+        by_content: bool,
+    },
     /// Run it.
     Run(Pending),
 }
@@ -68,24 +73,26 @@ pub(crate) fn decide(
             announced: false,
         }));
     }
-    let decision = look_up(store, node, settled)?;
-    if let Decision::Hit { record, cut_off } = &decision
-        && record.recipe_key != node.recipe_key
-    {
-        // Under its new recipe the result is found at once the next time. A full disk does not make it less true.
-        match store.put_same(record, node.recipe_key, &node.recipe, &node.id.0) {
-            Ok(record) => {
-                return Ok(Decision::Hit {
-                    record: Arc::new(record),
-                    cut_off: *cut_off,
-                });
-            }
-            Err(error) => {
-                tracing::warn!(node = %node.id, %error, "the record could not be written under its new recipe");
-            }
+    match look_up(store, node, settled)? {
+        Decision::Hit {
+            record,
+            cut_off,
+            by_content: true,
+        } => {
+            // Under its recipe the result is found at once the next time. A full disk does not make it less true.
+            let written = store.put_same(&record, node.recipe_key, &node.recipe, &node.id.0);
+            let record = written.map(Arc::new).unwrap_or_else(|error| {
+                tracing::warn!(node = %node.id, %error, "the record could not be written under its recipe");
+                record
+            });
+            Ok(Decision::Hit {
+                record,
+                cut_off,
+                by_content: true,
+            })
         }
+        decision => Ok(decision),
     }
-    Ok(decision)
 }
 
 /// Decides as [`decide`] does, without writing anything.
@@ -115,6 +122,7 @@ pub(crate) fn look_up(store: &Store, node: &Node, settled: &[Option<Settled>]) -
             return Ok(Decision::Hit {
                 record: Arc::new(*record),
                 cut_off: fresh,
+                by_content: false,
             });
         }
         Lookup::Incomplete { record, missing } if serves(&record) => {
@@ -123,10 +131,15 @@ pub(crate) fn look_up(store: &Store, node: &Node, settled: &[Option<Settled>]) -
         _ => {}
     }
     match store.lookup_content(content_key) {
-        Lookup::Hit(record) if serves(&record) => Ok(Decision::Hit {
-            record: Arc::new(*record),
-            cut_off: true,
-        }),
+        Lookup::Hit(record) if serves(&record) => {
+            // Its own record, found under one of its two names only, was written by a process that died in between.
+            let cut_off = fresh || record.recipe_key != node.recipe_key;
+            Ok(Decision::Hit {
+                record: Arc::new(*record),
+                cut_off,
+                by_content: true,
+            })
+        }
         Lookup::Incomplete { record, missing } if serves(&record) => pending(Reason::BlobMissing { digest: missing }),
         _ => pending(Reason::NoRecord),
     }

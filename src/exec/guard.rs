@@ -21,7 +21,7 @@ while read -r sign group; do
        groups=$left ;;
   esac
 done
-for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
 exit 0
 "#;
 
@@ -99,8 +99,8 @@ mod tests {
     #[test]
     fn a_group_that_was_not_forgotten_is_killed_when_the_pipe_ends() -> io::Result<()> {
         let mut guard = Guard::start()?;
-        let mut spare = Command::new("sleep").arg("600").process_group(0).spawn()?;
-        let mut doomed = Command::new("sleep").arg("600").process_group(0).spawn()?;
+        let mut spare = Command::new("sleep").arg("30").process_group(0).spawn()?;
+        let mut doomed = Command::new("sleep").arg("30").process_group(0).spawn()?;
         let mut buffer = [0; 16];
         for child in [&spare, &doomed] {
             guard

@@ -187,7 +187,7 @@ pub fn states(graph: &Arc<Graph>, store: &Store) -> Vec<(NodeState, Option<Reaso
             continue;
         }
         states.push(match decide::look_up(store, node, &settled) {
-            Ok(decide::Decision::Hit { record, cut_off }) => {
+            Ok(decide::Decision::Hit { record, cut_off, .. }) => {
                 settled[idx] = Some(decide::Settled { record, fresh: cut_off });
                 (if cut_off { NodeState::CutOff } else { NodeState::Cached }, None)
             }

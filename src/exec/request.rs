@@ -79,6 +79,10 @@ pub(crate) fn launch(
     let request = request(node, key, grant, folders, &inputs);
     write(&request_path, format!("{request:#}\n").as_bytes())?;
     let mut environment = BTreeMap::from([("CUDA_VISIBLE_DEVICES".to_owned(), grant.gpus.join(","))]);
+    // A worker computes with the cores it was granted, and idle OpenMP threads must not spin on those of others.
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        environment.insert("OMP_WAIT_POLICY".to_owned(), "passive".to_owned());
+    }
     let (program, arguments, directory) = match &node.worker {
         Worker::Plugin { program, .. } => {
             let (program, rest) = program

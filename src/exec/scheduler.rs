@@ -222,7 +222,7 @@ impl Scheduler {
     fn consider(&mut self, idx: usize, events: &mut Vec<Event>) {
         let graph = Arc::clone(&self.graph);
         match decide::decide(&self.store, &graph.nodes[idx], &self.settled, self.choices[idx].forced) {
-            Ok(Decision::Hit { record, cut_off }) => {
+            Ok(Decision::Hit { record, cut_off, .. }) => {
                 let state = if cut_off { NodeState::CutOff } else { NodeState::Cached };
                 self.settle(idx, record, state, events);
             }

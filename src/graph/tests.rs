@@ -305,6 +305,28 @@ fn inputs_that_share_an_axis_are_matched_on_it() {
 }
 
 #[test]
+fn a_list_of_labels_chooses_an_order_and_a_mapping_does_not() {
+    let labels = |scores: &str| {
+        let text = base().replace("{ sft: eval.scores, base: base_eval.scores }", scores);
+        let graph = graph(&text, &[]);
+        let table = &graph.nodes[graph.select("table").expect("one node")];
+        let mut labels: Vec<String> = table.inputs[0]
+            .items
+            .iter()
+            .filter_map(|item| item.label.clone())
+            .collect();
+        labels.dedup();
+        (labels, table.recipe_key)
+    };
+    let (sorted, key) = labels("{ sft: eval.scores, base: base_eval.scores }");
+    assert_eq!(sorted, ["base", "sft"]);
+    let (chosen, other) = labels("[{ sft: eval.scores }, { base: base_eval.scores }]");
+    assert_eq!(chosen, ["sft", "base"]);
+    assert_ne!(key, other);
+    assert_eq!(labels("[{ base: base_eval.scores }, { sft: eval.scores }]").1, key);
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = "volvelle: 1\nstages:\n  a: { uses: demo.score, needs: { model: b.model, problems: a.scores } }\n  b: { uses: demo.trian }\n  c: { uses: demo.train, needs: { data: d.model }, with: { lr: 1 } }\n  d: { uses: demo.train, needs: { model: c.modell, data: c.metrics }, with: { style: '${matrix.style}' } }\n";
     let mistakes = mistakes(text);

@@ -84,9 +84,11 @@ impl Store {
         }
     }
 
-    /// Adds bytes as a blob, durable when it returns.
-    pub fn add_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        let prepared = self.prepare_bytes(bytes)?;
+    /// Adds a copy of a file as a blob, durable when it returns; the file itself stays as it is.
+    pub fn add_copy(&self, path: &Path) -> Result<Digest, StoreError> {
+        let copy = durable::unique_path(&self.tmp());
+        fs::copy(path, &copy).at("copy", path)?;
+        let prepared = self.prepare_file(&copy)?;
         let digest = prepared.digest;
         self.commit_blobs(vec![prepared])?;
         Ok(digest)

@@ -164,7 +164,7 @@ impl Store {
         Ok(path)
     }
 
-    /// Removes what dead processes left in `tmp/`.
+    /// Removes what dead processes left in `tmp/` and `locks/`.
     pub fn remove_stale(&self) {
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -174,6 +174,12 @@ impl Store {
             }
             if let Err(error) = durable::remove_tree(&entry.path()) {
                 tracing::warn!(%error, "what a dead run left could not be removed");
+            }
+        }
+        // A lock that can be taken belongs to nobody, and giving it back removes its file.
+        for entry in fs::read_dir(self.root().join("locks")).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str() {
+                drop(self.claim_named(name));
             }
         }
     }

@@ -433,8 +433,17 @@ fn only_what_dead_runs_left_is_removed() -> Tested {
     let attempt = store.attempt_folder(&run.id, "abc.1")?;
     fs::create_dir(attempt.join("in"))?;
     fs::set_permissions(attempt.join("in"), fs::Permissions::from_mode(0o555))?;
+    fs::write(store.root().join("locks/abandoned"), "")?;
+    let Claim::Held(_lock) = store.claim(ContentKey(Digest::of(b"key")))? else {
+        panic!("nobody else is here")
+    };
     store.remove_stale();
     assert!(attempt.exists(), "this process lives");
+    assert_eq!(
+        fs::read_dir(store.root().join("locks"))?.count(),
+        1,
+        "a held lock stays"
+    );
     state.owner.start += 1;
     store.write_run(&state)?;
     assert_eq!(

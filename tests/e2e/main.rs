@@ -1,4 +1,7 @@
 //! Black-box tests: the real program in temporary folders. One binary, a module per area.
 
+mod cache;
+mod faults;
 mod mistakes;
 mod plan;
+mod project;

@@ -17,9 +17,9 @@ pub const VERSION: u32 = 1;
 /// What can go wrong between a data file and its values.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{path}:{line}: not a valid {what}: {source}")]
+    #[error("{path}:{line}: not a valid {what}")]
     Line {
         path: PathBuf,
         line: usize,

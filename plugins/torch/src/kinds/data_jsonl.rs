@@ -1,7 +1,8 @@
 //! `data.jsonl`: problems from a local JSON Lines file, plain or gzipped.
 //!
 //! Maps the file's own field names to problems and says at which line something is missing. Ids come from the file or
-//! from the line numbers, never from the file's path.
+//! from the line numbers, never from the file's path. Where the file has reference solutions, they also become chats,
+//! to start a policy that is too weak to be searched with.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -14,13 +15,15 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::formats::{Problem, VERSION, VerifierName, write_jsonl};
+use crate::formats::{Chat, Message, Problem, VERSION, VerifierName, write_jsonl};
 use crate::random::stream;
-use crate::verify::check_problem;
+use crate::verify::{Wording, check_problem};
 use crate::worker::Job;
 
 /// Where the statement goes in a template.
 const PROBLEM: &str = "{problem}";
+const SOLUTION: &str = "{solution}";
+const ANSWER: &str = "{answer}";
 
 /// Parameters of `data.jsonl`; defaults are in `plugin.yaml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,39 +50,68 @@ struct Params {
     verifier: VerifierName,
     /// What the policy is shown, with `{problem}` for the statement.
     template: String,
+    /// Field with a reference solution; null: there are none, and `chats` stays empty.
+    solution_field: Option<String>,
+    /// What a chat answers, with `{solution}`, each line a paragraph of its own, and `{answer}`.
+    solution_template: String,
 }
 
-/// Reads the file, writes `problems`.
+/// A line of the file.
+#[derive(Debug)]
+struct Entry {
+    problem: Problem,
+    solution: Option<String>,
+}
+
+/// Reads the file, writes `problems` and `chats`.
 ///
 /// # Errors
 /// The file can't be read, a line is no such problem, or fewer than `count` are left.
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
     let reader = Reader::new(&params)?;
-    let mut problems = reader.read(open(&params.path)?)?;
-    let found = problems.len();
+    let mut entries = reader.read(open(&params.path)?)?;
+    let found = entries.len();
     if params.shuffle {
-        problems.shuffle(&mut stream(params.seed, "shuffle", 0));
+        entries.shuffle(&mut stream(params.seed, "shuffle", 0));
     }
-    problems.drain(..params.offset.min(found));
+    entries.drain(..params.offset.min(found));
     if let Some(count) = params.count {
         ensure!(
-            problems.len() >= count,
+            entries.len() >= count,
             "{} has {found} problems: after offset {} there are {} left, but count is {count}",
             params.path.display(),
             params.offset,
-            problems.len()
+            entries.len()
         );
-        problems.truncate(count);
+        entries.truncate(count);
     }
     ensure!(
-        !problems.is_empty(),
+        !entries.is_empty(),
         "{}: no problem is left of {found}",
         params.path.display()
     );
-    job.info(&format!("{} of {found} problems", problems.len()));
-    write_jsonl(&job.output("problems")?, &problems)?;
+    job.info(&format!("{} of {found} problems", entries.len()));
+    write_jsonl(&job.output("problems")?, entries.iter().map(|entry| &entry.problem))?;
+    write_jsonl(&job.output("chats")?, entries.iter().filter_map(|entry| entry.chat(&params.solution_template)))?;
     Ok(())
+}
+
+impl Entry {
+    /// Returns the reference solution as a conversation.
+    fn chat(&self, template: &str) -> Option<Chat> {
+        let separator = Wording::of(self.problem.verifier).separator;
+        let lines = self.solution.as_ref()?.lines().map(str::trim).filter(|line| !line.is_empty());
+        let solution = lines.collect::<Vec<_>>().join(&separator);
+        let message = |role: &str, content: String| Message { role: role.to_owned(), content };
+        let answer = template.replace(SOLUTION, &solution).replace(ANSWER, &self.problem.answer);
+        Some(Chat {
+            messages: vec![message("user", self.problem.problem.clone()), message("assistant", answer)],
+            problem_id: self.problem.id.clone(),
+            style: None,
+            num_backtracks: 0,
+        })
+    }
 }
 
 fn open(path: &Path) -> Result<Box<dyn Read>> {
@@ -112,19 +144,19 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn read(&self, source: impl Read) -> Result<Vec<Problem>> {
-        let mut problems = Vec::new();
+    fn read(&self, source: impl Read) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
         for (idx, line) in BufReader::new(source).lines().enumerate() {
             let place = || format!("{}:{}", self.params.path.display(), idx + 1);
             let line = line.with_context(place)?;
             if !line.trim().is_empty() {
-                problems.push(self.problem(&line, idx + 1).with_context(place)?);
+                entries.push(self.entry(&line, idx + 1).with_context(place)?);
             }
         }
-        Ok(problems)
+        Ok(entries)
     }
 
-    fn problem(&self, line: &str, number: usize) -> Result<Problem> {
+    fn entry(&self, line: &str, number: usize) -> Result<Entry> {
         let fields: Map<String, Value> = serde_json::from_str(line).context("not a JSON object")?;
         let statement = text_of(&fields, &self.params.problem_field)?;
         let mut answer = text_of(&fields, &self.params.answer_field)?;
@@ -155,7 +187,8 @@ impl<'a> Reader<'a> {
                 .collect(),
         };
         check_problem(&problem)?;
-        Ok(problem)
+        let solution = self.params.solution_field.as_ref().map(|field| text_of(&fields, field)).transpose()?;
+        Ok(Entry { problem, solution })
     }
 }
 
@@ -193,11 +226,14 @@ mod tests {
             answer_pattern: Some(r"####\s*(.+)".into()),
             verifier: VerifierName::Math,
             template: "{problem}\nBox it.".into(),
+            solution_field: None,
+            solution_template: "{solution}\n\nThe answer is {answer}.".into(),
         }
     }
 
     fn read(params: &Params, text: &str) -> Result<Vec<Problem>> {
-        Reader::new(params)?.read(text.as_bytes())
+        let entries = Reader::new(params)?.read(text.as_bytes())?;
+        Ok(entries.into_iter().map(|entry| entry.problem).collect())
     }
 
     #[test]
@@ -263,6 +299,16 @@ mod tests {
             ..params()
         };
         let problems = Reader::new(&params).unwrap().read(open(&path).unwrap()).unwrap();
-        assert_eq!(problems[0].answer, "7");
+        assert_eq!(problems[0].problem.answer, "7");
+    }
+
+    #[test]
+    fn a_reference_solution_becomes_a_chat_of_one_paragraph_a_line() {
+        let params = Params { solution_field: Some("steps".into()), ..params() };
+        let line = r#"{"question": "q", "answer": "\u0023### 4", "steps": "1 + 1 = 2\n\n2 + 2 = 4 "}"#;
+        let entries = Reader::new(&params).unwrap().read(line.as_bytes()).unwrap();
+        let chat = entries[0].chat(&params.solution_template).unwrap();
+        assert_eq!(chat.messages[0].content, "q\nBox it.");
+        assert_eq!(chat.messages[1].content, "1 + 1 = 2\n\n2 + 2 = 4\n\nThe answer is 4.");
     }
 }

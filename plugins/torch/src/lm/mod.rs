@@ -30,7 +30,7 @@ use std::path::PathBuf;
 /// What can go wrong in the model runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum LmError {
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {message}")]
     Invalid { path: PathBuf, message: String },
