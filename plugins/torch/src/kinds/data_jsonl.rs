@@ -93,7 +93,10 @@ pub fn run(job: &Job) -> Result<()> {
     );
     job.info(&format!("{} of {found} problems", entries.len()));
     write_jsonl(&job.output("problems")?, entries.iter().map(|entry| &entry.problem))?;
-    write_jsonl(&job.output("chats")?, entries.iter().filter_map(|entry| entry.chat(&params.solution_template)))?;
+    write_jsonl(
+        &job.output("chats")?,
+        entries.iter().filter_map(|entry| entry.chat(&params.solution_template)),
+    )?;
     Ok(())
 }
 
@@ -101,12 +104,25 @@ impl Entry {
     /// Returns the reference solution as a conversation.
     fn chat(&self, template: &str) -> Option<Chat> {
         let separator = Wording::of(self.problem.verifier).separator;
-        let lines = self.solution.as_ref()?.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = self
+            .solution
+            .as_ref()?
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
         let solution = lines.collect::<Vec<_>>().join(&separator);
-        let message = |role: &str, content: String| Message { role: role.to_owned(), content };
-        let answer = template.replace(SOLUTION, &solution).replace(ANSWER, &self.problem.answer);
+        let message = |role: &str, content: String| Message {
+            role: role.to_owned(),
+            content,
+        };
+        let answer = template
+            .replace(SOLUTION, &solution)
+            .replace(ANSWER, &self.problem.answer);
         Some(Chat {
-            messages: vec![message("user", self.problem.problem.clone()), message("assistant", answer)],
+            messages: vec![
+                message("user", self.problem.problem.clone()),
+                message("assistant", answer),
+            ],
             problem_id: self.problem.id.clone(),
             style: None,
             num_backtracks: 0,
@@ -187,7 +203,12 @@ impl<'a> Reader<'a> {
                 .collect(),
         };
         check_problem(&problem)?;
-        let solution = self.params.solution_field.as_ref().map(|field| text_of(&fields, field)).transpose()?;
+        let solution = self
+            .params
+            .solution_field
+            .as_ref()
+            .map(|field| text_of(&fields, field))
+            .transpose()?;
         Ok(Entry { problem, solution })
     }
 }
@@ -304,7 +325,10 @@ mod tests {
 
     #[test]
     fn a_reference_solution_becomes_a_chat_of_one_paragraph_a_line() {
-        let params = Params { solution_field: Some("steps".into()), ..params() };
+        let params = Params {
+            solution_field: Some("steps".into()),
+            ..params()
+        };
         let line = r#"{"question": "q", "answer": "\u0023### 4", "steps": "1 + 1 = 2\n\n2 + 2 = 4 "}"#;
         let entries = Reader::new(&params).unwrap().read(line.as_bytes()).unwrap();
         let chat = entries[0].chat(&params.solution_template).unwrap();

@@ -6,7 +6,6 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::Value;
 
 use super::LmError;
-use super::tokenizer::special_token;
 use crate::formats::Message;
 
 /// A model's chat template with the special tokens that it may name.
@@ -70,4 +69,13 @@ impl ChatTemplate {
             .and_then(|template| template.render(values))
             .map_err(|error| LmError::Template(error.to_string()))
     }
+}
+
+/// A special token of `tokenizer_config.json`, which gives it as text or as an object with `content`.
+pub(super) fn special_token(settings: &Value, name: &str) -> Option<String> {
+    let value = settings.get(name)?;
+    value
+        .as_str()
+        .or_else(|| value.get("content")?.as_str())
+        .map(str::to_owned)
 }

@@ -1,8 +1,12 @@
 //! Where tensors live, and how many threads compute.
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use tch::{Cuda, Device};
+
+/// Where a driver for NVIDIA's GPUs shows itself: on Linux, and on Linux under Windows.
+const DRIVERS: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
 
 /// Loads the CUDA half of libtorch if it is installed, and sets the number of CPU threads.
 ///
@@ -10,8 +14,11 @@ use tch::{Cuda, Device};
 /// the process. A CPU-only libtorch simply has no such library.
 pub fn init(num_threads: usize) {
     const CUDA: &CStr = c"libtorch_cuda.so";
-    // SAFETY: a NUL-terminated name; the library's initializers are libtorch's own.
-    unsafe { libc::dlopen(CUDA.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    // Loading it takes a second, which a machine without a GPU need not spend.
+    if DRIVERS.iter().any(|driver| Path::new(driver).exists()) {
+        // SAFETY: a NUL-terminated name; the library's initializers are libtorch's own.
+        unsafe { libc::dlopen(CUDA.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    }
     keep_freed_memory();
     set_num_threads(num_threads);
 }

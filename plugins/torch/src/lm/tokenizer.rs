@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::LmError;
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, special_token};
 use super::config::ids;
 use crate::formats::Message;
 
@@ -190,15 +190,6 @@ impl WordLevel {
              {{% if add_generation_prompt %}}{assistant_token}{{% endif %}}"
         )
     }
-}
-
-/// A special token of `tokenizer_config.json`, which gives it as text or as an object with `content`.
-pub(super) fn special_token(settings: &Value, name: &str) -> Option<String> {
-    let value = settings.get(name)?;
-    value
-        .as_str()
-        .or_else(|| value.get("content")?.as_str())
-        .map(str::to_owned)
 }
 
 /// Reads a JSON file that may be absent.

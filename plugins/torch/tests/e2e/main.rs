@@ -6,5 +6,6 @@
 mod commands;
 mod fixtures;
 mod grpo_reference;
+mod pipelines;
 mod reference;
 mod sft_reference;
