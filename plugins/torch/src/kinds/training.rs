@@ -153,10 +153,7 @@ impl Order {
         order
     }
 
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "endless: an Option would only be unwrapped"
-    )]
+    /// Returns the next index; there always is one.
     pub fn next(&mut self) -> usize {
         if self.position == self.indices.len() {
             self.epoch += 1;

@@ -133,19 +133,22 @@ pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) 
     let advantages = advantages.unsqueeze(-1); // [B, 1]
     let ratio = (*logprobs - *old_logprobs).exp();
     let clipped = ratio.clamp(1.0 - settings.epsilon, 1.0 + settings.epsilon_high);
-    let mut per_token = -(&ratio * &advantages).minimum(&(clipped * &advantages));
+    let policy_loss = -(&ratio * &advantages).minimum(&(clipped * &advantages));
     let mut sums = LossSums {
         num_tokens: mask.sum(Kind::Double).double_value(&[]),
         ..LossSums::default()
     };
+    let mut penalty = None;
     if let Some(ref_logprobs) = ref_logprobs {
         let difference = *ref_logprobs - *logprobs;
         let kl = difference.exp() - &difference - 1.0;
         sums.kl = (kl.detach() * *mask).sum(Kind::Double).double_value(&[]);
-        if settings.beta != 0.0 {
-            per_token = per_token + kl * settings.beta;
-        }
+        penalty = (settings.beta != 0.0).then(|| kl * settings.beta);
     }
+    let per_token = match penalty {
+        Some(penalty) => policy_loss + penalty,
+        None => policy_loss,
+    };
     let count = |hit: Tensor| (hit.to_kind(Kind::Float) * *mask).sum(Kind::Double).double_value(&[]);
     let ratio = ratio.detach();
     sums.clip_low = count(ratio.lt(1.0 - settings.epsilon).logical_and(&advantages.lt(0.0)));

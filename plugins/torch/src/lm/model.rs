@@ -223,10 +223,11 @@ impl Llama {
         let mut x = Tensor::embedding(&self.embed_tokens, input_ids, -1, false, false);
         for (idx, layer) in self.layers.iter().enumerate() {
             let normed = self.rms_norm(&x, &layer.input_layernorm);
-            x = x + self.attention(layer, idx, &normed, &cos, &sin, &mut context);
-            let normed = self.rms_norm(&x, &layer.post_attention_layernorm);
+            // Not `+=`, which would change in place what the backward pass needs.
+            let attended = &x + self.attention(layer, idx, &normed, &cos, &sin, &mut context);
+            let normed = self.rms_norm(&attended, &layer.post_attention_layernorm);
             let gated = layer.gate_proj.forward(&normed).silu() * layer.up_proj.forward(&normed);
-            x = x + layer.down_proj.forward(&gated);
+            x = attended + layer.down_proj.forward(&gated);
         }
         if let Some(cache) = context.cache {
             cache.advance(num_tokens);
