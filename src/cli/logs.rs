@@ -30,7 +30,7 @@ pub struct LogsArgs {
 pub(super) fn run(args: &LogsArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let store = global.store(Some(&args.pipeline.file))?;
     let graph = args.pipeline.graph(global, &store)?;
-    let node = &graph.nodes[graph.select(&args.node)?];
+    let node = &graph.node(graph.select(&args.node)?);
     if let Some((run, log)) = last_attempt(&store, &graph, node) {
         return if args.follow {
             follow(&store, &run, node, &log, output)

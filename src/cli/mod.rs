@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::exec::RunOptions;
 use crate::graph::{self, Graph};
 use crate::spec;
 use crate::store::Store;
@@ -66,6 +67,36 @@ pub struct PipelineArgs {
     /// Apply a profile of the pipeline
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
+}
+
+/// Which nodes a command is about. A name is a stage, a node, or a pattern: `sft`, `sft[seed=1]`, `eval*[seed=1|2]`.
+#[derive(Debug, Default, Args)]
+pub struct SelectionArgs {
+    /// Run a stage or node again, although its result is there
+    #[arg(long, value_name = "NODES")]
+    pub rerun: Vec<String>,
+    /// Run a stage or node and what it depends on, and nothing else
+    #[arg(long, value_name = "NODES")]
+    pub until: Vec<String>,
+    /// Run a stage or node and what depends on it; what else they need has to be cached
+    #[arg(long, value_name = "NODES")]
+    pub from: Vec<String>,
+    /// Run a stage or node alone; what it depends on has to be cached
+    #[arg(long, value_name = "NODES")]
+    pub only: Vec<String>,
+}
+
+impl SelectionArgs {
+    /// Returns the options of a run or a plan of these nodes.
+    pub fn options(&self) -> RunOptions {
+        RunOptions {
+            rerun: self.rerun.clone(),
+            until: self.until.clone(),
+            from: self.from.clone(),
+            only: self.only.clone(),
+            ..RunOptions::default()
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

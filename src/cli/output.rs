@@ -52,8 +52,10 @@ impl Output {
     }
 
     /// Prints a value as indented JSON.
-    pub fn json(&mut self, value: &serde_json::Value) -> Result<(), CliError> {
-        self.line(&format!("{value:#}"))
+    pub fn json(&mut self, value: &impl serde::Serialize) -> Result<(), CliError> {
+        // Only the writer can fail: what is printed has no maps with keys that are no strings.
+        serde_json::to_writer_pretty(&mut self.stdout, value).map_err(|error| CliError::Output(error.into()))?;
+        self.line("")
     }
 
     /// Hands everything to the reader.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::progress::Live;
-use super::{CliError, Global, Output, PipelineArgs};
+use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
 use crate::exec::{self, Event, Limits, RunOptions, RunReport};
 use crate::report::{self, Lines};
 use crate::store::{RunStatus, Timestamp};
@@ -16,15 +16,8 @@ use crate::store::{RunStatus, Timestamp};
 pub struct RunArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Run a stage or node again, although its result is there
-    #[arg(long, value_name = "STAGE")]
-    rerun: Vec<String>,
-    /// Run a stage or node and what it depends on, and nothing else
-    #[arg(long, value_name = "STAGE")]
-    until: Vec<String>,
-    /// Run a stage or node alone; what it depends on has to be cached
-    #[arg(long, value_name = "STAGE")]
-    only: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// How many nodes run at once, at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
@@ -47,15 +40,14 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
     let graph = Arc::new(args.pipeline.graph(global, &store)?);
     let count = |number: Option<u32>| number.map(|number| number as usize);
     let options = RunOptions {
-        rerun: args.rerun.clone(),
-        until: args.until.clone(),
-        only: args.only.clone(),
         limits: Limits {
             jobs: count(args.jobs),
             cpus: count(args.cpus),
             gpus: count(args.gpus),
         },
         fail_fast: args.fail_fast,
+        tell_cached: args.json,
+        ..args.selection.options()
     };
     let report = if args.json {
         with_json(output, |listener| exec::run(graph, store, &options, listener))

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{CliError, Global, Output, PipelineArgs, status};
 use crate::digest::RecipeKey;
+use crate::exec;
 use crate::graph::Graph;
 use crate::report;
 use crate::store::{Artifact, Record, RunFolder, Store};
@@ -77,7 +78,8 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
     {
         let store = global.store(None)?;
         if let Some(folder) = store.run_folder(id) {
-            let nodes = nodes_of(&folder);
+            let nodes = exec::run_nodes(&store, &folder).map_err(CliError::Absent)?;
+            let nodes = nodes.into_iter().map(|node| (node.id.0, node.recipe_key)).collect();
             return Ok((store, Source::Run(folder, nodes)));
         }
     }
@@ -89,24 +91,6 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
     let store = global.store(Some(&args.file))?;
     let graph = Arc::new(pipeline.graph(global, &store)?);
     Ok((store, Source::Pipeline(graph)))
-}
-
-/// Reads which nodes a run was about; none for a run that had nothing to do.
-fn nodes_of(folder: &RunFolder) -> Vec<(String, RecipeKey)> {
-    let text = std::fs::read_to_string(folder.path.join("pipeline.json")).unwrap_or_default();
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let node = |node: &serde_json::Value| {
-        Some((
-            node["id"].as_str()?.to_owned(),
-            node["recipe_key"].as_str()?.parse().ok()?,
-        ))
-    };
-    value["nodes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(node)
-        .collect()
 }
 
 /// Cuts `NODE.OUTPUT/PATH` behind the node; dots inside brackets belong to its coordinates.
@@ -121,8 +105,8 @@ fn split(target: &str) -> (&str, Option<&str>) {
 fn record(store: &Store, source: &Source, name: &str) -> Result<Record, CliError> {
     let (id, key) = match source {
         Source::Pipeline(graph) => {
-            let node = &graph.nodes[graph.select(name)?];
-            (node.id.0.clone(), node.recipe_key)
+            let idx = graph.select(name)?;
+            (graph.id(idx).0, graph.recipe_key(idx))
         }
         Source::Run(folder, nodes) => {
             let found = nodes.iter().find(|(id, _)| id == name);
@@ -138,10 +122,8 @@ fn record(store: &Store, source: &Source, name: &str) -> Result<Record, CliError
 
 fn overview(store: &Store, source: &Source, as_json: bool, output: &mut Output) -> Result<(), CliError> {
     let nodes: Vec<(String, RecipeKey)> = match source {
-        Source::Pipeline(graph) => graph
-            .nodes
-            .iter()
-            .map(|node| (node.id.0.clone(), node.recipe_key))
+        Source::Pipeline(graph) => (0..graph.len())
+            .map(|idx| (graph.id(idx).0, graph.recipe_key(idx)))
             .collect(),
         Source::Run(_, nodes) => nodes.clone(),
     };

@@ -39,8 +39,12 @@ pub(super) fn run(args: &StatusArgs, global: &Global, output: &mut Output) -> Re
     }
     let paint = output.paint();
     let mut rows = Vec::new();
-    for (node, line) in graph.nodes.iter().zip(&lines) {
-        let record = line.state.is_done().then(|| store.record(node.recipe_key)).flatten();
+    for (idx, line) in lines.iter().enumerate() {
+        let record = line
+            .state
+            .is_done()
+            .then(|| store.record(graph.recipe_key(idx)))
+            .flatten();
         let what = match (&record, &line.reason, &line.last_error) {
             (Some(record), ..) => format!("{}, took {}", record.ended, report::duration(record.seconds)),
             (None, _, Some(error)) => error.clone(),
@@ -48,10 +52,7 @@ pub(super) fn run(args: &StatusArgs, global: &Global, output: &mut Output) -> Re
             (None, None, None) => String::new(),
         };
         // The word is padded before it is coloured: what can't be seen has no width.
-        rows.push((
-            line.state,
-            vec![node.id.to_string(), format!("{:<9}", line.state), what],
-        ));
+        rows.push((line.state, vec![graph.id(idx).0, format!("{:<9}", line.state), what]));
     }
     let plain: Vec<Vec<String>> = rows.iter().map(|(_, row)| row.clone()).collect();
     for (text, (state, _)) in report::table(&plain).lines().zip(&rows) {
@@ -64,9 +65,9 @@ pub(super) fn run(args: &StatusArgs, global: &Global, output: &mut Output) -> Re
 }
 
 fn print_json(graph: &Graph, lines: &[Line], last: Option<&RunState>, output: &mut Output) -> Result<(), CliError> {
-    let nodes = graph.nodes.iter().zip(lines).map(|(node, line)| {
+    let nodes = lines.iter().enumerate().map(|(idx, line)| {
         json!({
-            "id": node.id, "stage": node.stage.0, "kind": node.kind, "recipe_key": node.recipe_key,
+            "id": graph.id(idx), "stage": graph.stage(idx), "kind": graph.kind(idx), "recipe_key": graph.recipe_key(idx),
             "state": line.state, "reason": line.reason, "last_error": line.last_error,
         })
     });
@@ -89,9 +90,9 @@ fn lines(store: &Store, graph: &Arc<Graph>, last: Option<&RunState>) -> Vec<Line
         }
     }
     let alive = last.is_some_and(|run| run.status == RunStatus::Running);
-    let states = exec::states(graph, store).into_iter().zip(&graph.nodes);
-    let line = |((state, reason), node): ((NodeState, Option<Reason>), &crate::graph::Node)| {
-        let (state, last_error) = match said.get(&node.id.0) {
+    let states = exec::states(graph, store).into_iter().enumerate();
+    let line = |(idx, (state, reason)): (usize, (NodeState, Option<Reason>))| {
+        let (state, last_error) = match said.get(&graph.id(idx).0) {
             Some((NodeState::Running, _)) if alive && !state.is_done() => (NodeState::Running, None),
             Some((NodeState::Failed, message)) if !state.is_done() => (NodeState::Failed, message.clone()),
             _ => (state, None),

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{CliError, Global, Output, PipelineArgs};
-use crate::exec::{self, History, Nearest, Part, Plan, PlannedNode};
+use crate::exec::{self, History, Nearest, Part, Plan, PlannedNode, RunOptions};
 use crate::graph::{self, Graph, Node};
 use crate::report;
 use crate::spec::{Class, Pipeline, text_of};
@@ -28,14 +28,14 @@ pub struct WhyArgs {
 /// All that is known about the key of a node.
 struct Why<'a> {
     node: &'a Node,
-    planned: &'a PlannedNode,
+    planned: PlannedNode,
     /// The node that the change comes from, if that is another one.
-    root: Option<&'a PlannedNode>,
+    root: Option<PlannedNode>,
     record: Option<Record>,
     nearest: Option<Nearest>,
     parts: Vec<Part>,
     /// What the node reads: input, producer and its output.
-    inputs: Vec<(&'a str, &'a PlannedNode, String)>,
+    inputs: Vec<(&'a str, PlannedNode, String)>,
     /// Parameters at their default, which are left out of the key.
     defaults: Vec<(&'a str, &'a Value)>,
     /// Parameters that don't change the result.
@@ -47,10 +47,11 @@ pub(super) fn run(args: &WhyArgs, global: &Global, output: &mut Output) -> Resul
     let pipeline = args.pipeline.load(global)?;
     let graph = graph::build(&pipeline, Some(&store))?;
     let idx = graph.select(&args.node)?;
-    let plan = exec::plan(&graph, &store, &[])?;
-    let record = store.record(graph.nodes[idx].recipe_key);
-    let nearest = History::new(&store, &graph.pipeline).nearest(&graph.nodes[idx]);
-    let why = why(&pipeline, &graph, &plan, idx, record, nearest);
+    let plan = exec::plan(&graph, &store, &RunOptions::default())?;
+    let node = graph.node(idx);
+    let record = store.record(node.recipe_key);
+    let nearest = History::new(&store, &graph.pipeline).nearest(&node);
+    let why = why(&pipeline, &graph, &plan, (idx, &node), record, nearest);
     if args.json {
         output.json(&to_json(&why))
     } else {
@@ -60,13 +61,13 @@ pub(super) fn run(args: &WhyArgs, global: &Global, output: &mut Output) -> Resul
 
 fn why<'a>(
     pipeline: &'a Pipeline,
-    graph: &'a Graph,
-    plan: &'a Plan,
-    idx: usize,
+    graph: &Graph,
+    plan: &Plan,
+    (idx, node): (usize, &'a Node),
     record: Option<Record>,
     nearest: Option<Nearest>,
 ) -> Why<'a> {
-    let (node, planned) = (&graph.nodes[idx], &plan.nodes[idx]);
+    let planned = plan.node(graph, idx);
     let kind = pipeline.catalog.get(&node.kind);
     let params = kind.into_iter().flat_map(|kind| &kind.params.0);
     let (mut defaults, mut outside) = (Vec::new(), Vec::new());
@@ -86,7 +87,7 @@ fn why<'a>(
         let path = item.subpath.as_ref().map(|path| format!("/{path}")).unwrap_or_default();
         (
             input.name.as_str(),
-            &plan.nodes[item.node],
+            plan.node(graph, item.node),
             format!("{}{path}", item.output),
         )
     });
@@ -96,7 +97,7 @@ fn why<'a>(
         root: planned
             .root
             .as_ref()
-            .and_then(|root| plan.nodes.iter().find(|node| node.id == *root)),
+            .and_then(|root| Some(plan.node(graph, graph.select(&root.0).ok()?))),
         node,
         planned,
         record,
@@ -107,7 +108,7 @@ fn why<'a>(
 }
 
 fn print(why: &Why<'_>, output: &mut Output) -> Result<(), CliError> {
-    let (node, planned, paint) = (why.node, why.planned, output.paint());
+    let (node, planned, paint) = (why.node, &why.planned, output.paint());
     output.line(&format!("{}: {}", node.id, planned.state))?;
     output.line(&format!("  kind         {} version {}", node.kind, node.kind_version))?;
     output.line(&format!("  recipe key   {}", node.recipe_key))?;
@@ -122,7 +123,7 @@ fn print(why: &Why<'_>, output: &mut Output) -> Result<(), CliError> {
     if !cause.is_empty() {
         output.line(&format!("  because      {cause}"))?;
     }
-    if let Some(root) = why.root {
+    if let Some(root) = &why.root {
         output.line(&format!("               {}: {}", root.id, report::describe_cause(root)))?;
     }
     match &why.nearest {
@@ -165,7 +166,7 @@ fn print(why: &Why<'_>, output: &mut Output) -> Result<(), CliError> {
 
 /// Prints where the inputs come from, and what would happen there.
 fn print_inputs(why: &Why<'_>, output: &mut Output) -> Result<(), CliError> {
-    let row = |(name, producer, path): &(&str, &PlannedNode, String)| {
+    let row = |(name, producer, path): &(&str, PlannedNode, String)| {
         vec![
             format!("  {name}"),
             format!("{}.{path}", producer.id),

@@ -39,38 +39,28 @@ pub enum CanonicalError {
 /// Two names become equal by normalization, or a number is not finite.
 pub fn to_string(value: &Value) -> Result<String, CanonicalError> {
     let mut out = String::new();
-    write_value(&mut out, value)?;
+    push_value(&mut out, value)?;
     Ok(out)
 }
 
-/// Returns the canonical spelling of a finite float, without which two spellings of one number could differ.
+/// Appends the canonical text of a value.
 ///
 /// # Errors
-/// NaN or an infinity.
-pub fn float_to_string(number: f64) -> Result<String, CanonicalError> {
-    if !number.is_finite() {
-        return Err(CanonicalError::NotFinite {
-            number: number.to_string(),
-        });
-    }
-    // Adding zero turns -0.0 into 0.0 and changes nothing else.
-    Ok(format!("{:?}", number + 0.0))
-}
-
-fn write_value(out: &mut String, value: &Value) -> Result<(), CanonicalError> {
+/// As [`to_string`].
+pub fn push_value(out: &mut String, value: &Value) -> Result<(), CanonicalError> {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
         Value::Number(number) => out.push_str(&number_text(number)?),
-        Value::String(text) => write_string(out, &normal(text)),
+        Value::String(text) => push_string(out, text),
         Value::Array(items) => {
             out.push('[');
             for (idx, item) in items.iter().enumerate() {
                 if idx > 0 {
                     out.push(',');
                 }
-                write_value(out, item)?;
+                push_value(out, item)?;
             }
             out.push(']');
         }
@@ -87,14 +77,40 @@ fn write_value(out: &mut String, value: &Value) -> Result<(), CanonicalError> {
                 if idx > 0 {
                     out.push(',');
                 }
-                write_string(out, name);
+                write_escaped(out, name);
                 out.push(':');
-                write_value(out, member)?;
+                push_value(out, member)?;
             }
             out.push('}');
         }
     }
     Ok(())
+}
+
+/// Appends the canonical text of a string.
+pub fn push_string(out: &mut String, text: &str) {
+    let is_plain = |b: u8| (0x20..0x80).contains(&b) && b != b'"' && b != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        write_escaped(out, &normal(text));
+    }
+}
+
+/// Returns the canonical spelling of a finite float, without which two spellings of one number could differ.
+///
+/// # Errors
+/// NaN or an infinity.
+pub fn float_to_string(number: f64) -> Result<String, CanonicalError> {
+    if !number.is_finite() {
+        return Err(CanonicalError::NotFinite {
+            number: number.to_string(),
+        });
+    }
+    // Adding zero turns -0.0 into 0.0 and changes nothing else.
+    Ok(format!("{:?}", number + 0.0))
 }
 
 fn number_text(number: &Number) -> Result<String, CanonicalError> {
@@ -112,7 +128,7 @@ fn normal(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn write_string(out: &mut String, text: &str) {
+fn write_escaped(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {

@@ -46,6 +46,11 @@ impl Digest {
         Digest(*hasher.finalize().as_bytes())
     }
 
+    /// Appends the 64 hexadecimal digits to a text.
+    pub fn push_to(&self, out: &mut String) {
+        out.push_str(blake3::Hash::from_bytes(self.0).to_hex().as_str());
+    }
+
     /// Returns the first 12 hexadecimal digits, for people.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

@@ -22,7 +22,7 @@ use super::request::{self, Folders};
 use super::tail::{self, Tail, WorkerEvent};
 use super::worker;
 use crate::digest::ContentKey;
-use crate::graph::{Graph, Node};
+use crate::graph::Node;
 use crate::spec::template::TemplateError;
 use crate::store::{Artifact, Placed, Record, RunFolder, Store, StoreError, Timestamp, host_name};
 
@@ -130,13 +130,15 @@ pub(crate) type Reporter<'a> = dyn Fn(Event) + Send + Sync + 'a;
 /// Everything that an attempt needs to know.
 #[derive(Clone)]
 pub(crate) struct Attempt {
-    pub(crate) graph: Arc<Graph>,
+    pub(crate) pipeline: String,
     pub(crate) idx: usize,
+    pub(crate) node: Arc<Node>,
     pub(crate) store: Arc<Store>,
     pub(crate) run: RunFolder,
     pub(crate) number: u32,
     pub(crate) content_key: ContentKey,
-    pub(crate) content: serde_json::Value,
+    /// The preimage of the content key.
+    pub(crate) content: String,
     /// For each input, in its order, the artifact of each item.
     pub(crate) artifacts: Vec<Vec<Artifact>>,
     pub(crate) grant: Grant,
@@ -159,7 +161,7 @@ struct Ended {
 
 impl Attempt {
     pub(crate) fn node(&self) -> &Node {
-        &self.graph.nodes[self.idx]
+        &self.node
     }
 
     /// Returns the path of the log, relative to the run's folder.
@@ -367,12 +369,12 @@ fn keep(attempt: &Attempt, folders: &Folders, ended: Ended) -> Result<Record, At
         recipe_key: node.recipe_key,
         recipe: node.recipe.clone(),
         content_key: attempt.content_key,
-        content: attempt.content.clone(),
+        content: serde_json::from_str(&attempt.content).expect("a preimage is written as JSON"),
         node: node.id.0.clone(),
         stage: node.stage.0.clone(),
         kind: node.kind.clone(),
         kind_version: node.kind_version,
-        pipeline: attempt.graph.pipeline.clone(),
+        pipeline: attempt.pipeline.clone(),
         run: attempt.run.id.0.clone(),
         attempt: attempt.number,
         artifacts,

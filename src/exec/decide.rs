@@ -1,23 +1,24 @@
 //! Whether a node has to run, once its inputs are settled.
 //!
 //! A recipe key alone could promise a result that was made from other bytes than the inputs have now, for instance
-//! after a forced rerun upstream that gave something new and was then interrupted. So a record counts only if it was made from
-//! exactly these inputs: its content key must be the one computed from their digests. Nothing here runs or waits.
+//! after a forced rerun upstream that gave something new and was then interrupted. So a record counts only if it was made
+//! from exactly these inputs. Nothing here runs or waits.
 
-use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::Arc;
-
-use serde_json::Value;
 
 use super::event::Reason;
 use crate::digest::{ContentKey, Digest};
-use crate::graph::{InputItem, Node};
-use crate::store::{Artifact, Lookup, Record, Store, StoreError};
+use crate::graph::{Graph, Item};
+use crate::store::{Artifact, Found, InputsDigest, Known, Lookup, Record, Snapshot, Store, StoreError};
+
+/// From this many nodes on, several threads look at what the store has.
+const WORTH_THREADS: usize = 512;
 
 /// A node that has its outputs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
-    pub(crate) record: Arc<Record>,
+    pub(crate) found: Found,
     /// Whether something happened in this run to the node or upstream of it: it was executed, or cut off.
     pub(crate) fresh: bool,
 }
@@ -25,12 +26,12 @@ pub(crate) struct Settled {
 /// What is to be done about a node.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// Nothing: the record is complete. `cut_off` tells that something upstream is fresh or has another recipe now,
-    /// `by_content` that the record is not yet known under the node's recipe.
+    /// Nothing: the result is complete. `cut_off` tells that something upstream is fresh or has another recipe now;
+    /// the record is there if it is not yet known under the node's recipe.
     Hit {
-        record: Arc<Record>,
+        found: Found,
         cut_off: bool,
-        by_content: bool,
+        by_content: Option<Box<Record>>,
     },
     /// Run it.
     Run(Pending),
@@ -41,115 +42,197 @@ pub(crate) enum Decision {
 pub(crate) struct Pending {
     pub(crate) reason: Reason,
     pub(crate) content_key: ContentKey,
-    pub(crate) content: Value,
     /// Whether it was said that another process runs it.
     pub(crate) announced: bool,
 }
 
-/// Returns the artifact that an input item names.
-pub(crate) fn artifact_of<'a>(item: &InputItem, settled: &'a [Option<Settled>]) -> &'a Artifact {
-    let producer = settled[item.node]
-        .as_ref()
-        .expect("a node is decided after its inputs are settled");
-    &producer.record.artifacts[&item.output]
+/// What the store has under a recipe key.
+#[derive(Clone, Debug)]
+pub(crate) enum Stored {
+    Absent,
+    Complete(Found),
+    Incomplete(Found, Digest),
 }
 
-/// Decides about a node whose inputs are all settled.
-///
-/// # Errors
-/// An input names a path that the artifact does not have, or a manifest blob vanished meanwhile.
-pub(crate) fn decide(
-    store: &Store,
-    node: &Node,
-    settled: &[Option<Settled>],
-    forced: bool,
-) -> Result<Decision, StoreError> {
-    if forced {
-        let (content_key, content) = content_key(store, node, settled)?;
-        return Ok(Decision::Run(Pending {
-            reason: Reason::Forced,
-            content_key,
-            content,
-            announced: false,
-        }));
+/// What decisions are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Decider<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) store: &'a Store,
+    pub(crate) snapshot: &'a Snapshot,
+}
+
+impl Decider<'_> {
+    /// Returns what the store has of each node, or of none of those that are not wanted.
+    pub(crate) fn stored(&self, wanted: impl Fn(usize) -> bool + Sync) -> Vec<Stored> {
+        let num_nodes = self.graph.len();
+        let look = |range: std::ops::Range<usize>| {
+            let one = |idx| {
+                if wanted(idx) {
+                    self.stored_at(idx)
+                } else {
+                    Stored::Absent
+                }
+            };
+            range.map(one).collect::<Vec<_>>()
+        };
+        let num_threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        if num_nodes < WORTH_THREADS || num_threads < 2 {
+            return look(0..num_nodes);
+        }
+        let share = num_nodes.div_ceil(num_threads);
+        let look = &look;
+        std::thread::scope(|scope| {
+            let start = |thread: usize| {
+                let range = (thread * share).min(num_nodes)..((thread + 1) * share).min(num_nodes);
+                scope.spawn(move || look(range))
+            };
+            let threads: Vec<_> = (0..num_threads).map(start).collect();
+            let found = threads
+                .into_iter()
+                .flat_map(|thread| thread.join().expect("looking does not panic"));
+            found.collect()
+        })
     }
-    match look_up(store, node, settled)? {
-        Decision::Hit {
-            record,
+
+    /// Returns what the store has of a node now.
+    pub(crate) fn stored_at(&self, idx: usize) -> Stored {
+        let Some(found) = self.store.find(self.snapshot, self.graph.recipe_key(idx)) else {
+            return Stored::Absent;
+        };
+        let has_all = |output: &crate::graph::Output| self.snapshot.artifact(&found, &output.name).is_some();
+        if !self.graph.outputs(idx).iter().all(has_all) {
+            return Stored::Absent;
+        }
+        match self.store.missing(self.snapshot, &found) {
+            None => Stored::Complete(found),
+            Some(missing) => Stored::Incomplete(found, missing),
+        }
+    }
+
+    /// Returns the artifact that an item names.
+    pub(crate) fn artifact_of(&self, item: Item<'_>, settled: &[Option<Settled>]) -> Artifact {
+        let producer = settled[item.node]
+            .as_ref()
+            .expect("a node is decided after its inputs are settled");
+        let artifact = self.snapshot.artifact(&producer.found, item.output);
+        artifact.expect("what settles a node has all of its outputs")
+    }
+
+    /// Decides about a node whose inputs are all settled.
+    ///
+    /// # Errors
+    /// An input names a path that the artifact does not have, or a manifest blob vanished meanwhile.
+    pub(crate) fn decide(
+        &self,
+        idx: usize,
+        settled: &[Option<Settled>],
+        stored: Stored,
+        forced: bool,
+    ) -> Result<Decision, StoreError> {
+        if forced {
+            return Ok(Decision::Run(self.pending(idx, settled, Reason::Forced)?));
+        }
+        let decision = self.look_up(idx, settled, stored)?;
+        let Decision::Hit {
             cut_off,
-            by_content: true,
-        } => {
-            // Under its recipe the result is found at once the next time. A full disk does not make it less true.
-            let written = store.put_same(&record, node.recipe_key, &node.recipe, &node.id.0);
-            let record = written.map(Arc::new).unwrap_or_else(|error| {
-                tracing::warn!(node = %node.id, %error, "the record could not be written under its recipe");
-                record
-            });
-            Ok(Decision::Hit {
-                record,
-                cut_off,
-                by_content: true,
-            })
-        }
-        decision => Ok(decision),
+            by_content: Some(record),
+            ..
+        } = decision
+        else {
+            return Ok(decision);
+        };
+        // Under its recipe the result is found at once the next time. A full disk does not make it less true.
+        let (key, id) = (self.graph.recipe_key(idx), self.graph.id(idx));
+        let written = self.store.put_same(&record, key, &self.graph.recipe(idx), &id.0);
+        let record = written.unwrap_or_else(|error| {
+            tracing::warn!(node = %id, %error, "the record could not be written under its recipe");
+            *record
+        });
+        Ok(Decision::Hit {
+            found: Found::Record(Arc::new(Known::of(&record))),
+            cut_off,
+            by_content: None,
+        })
     }
-}
 
-/// Decides as [`decide`] does, without writing anything.
-pub(crate) fn look_up(store: &Store, node: &Node, settled: &[Option<Settled>]) -> Result<Decision, StoreError> {
-    let (content_key, content) = content_key(store, node, settled)?;
-    let pending = |reason| {
-        Ok(Decision::Run(Pending {
+    /// Decides as [`Decider::decide`] does, without writing anything.
+    pub(crate) fn look_up(
+        &self,
+        idx: usize,
+        settled: &[Option<Settled>],
+        stored: Stored,
+    ) -> Result<Decision, StoreError> {
+        let is_fresh = |item: Item<'_>| settled[item.node].as_ref().is_some_and(|input| input.fresh);
+        let fresh = self.graph.items(idx).any(is_fresh);
+        let inputs = self.inputs(idx, settled)?;
+        match stored {
+            Stored::Complete(found) if self.snapshot.inputs(&found) == inputs => {
+                return Ok(Decision::Hit {
+                    found,
+                    cut_off: fresh,
+                    by_content: None,
+                });
+            }
+            Stored::Incomplete(found, digest) if self.snapshot.inputs(&found) == inputs => {
+                return Ok(Decision::Run(self.pending(
+                    idx,
+                    settled,
+                    Reason::BlobMissing { digest },
+                )?));
+            }
+            _ => {}
+        }
+        let pending = self.pending(idx, settled, Reason::NoRecord)?;
+        let serves = |record: &Record| {
+            let mut outputs = self.graph.outputs(idx).iter();
+            outputs.all(|output| record.artifacts.contains_key(&output.name))
+        };
+        match self.store.lookup_content(pending.content_key) {
+            Lookup::Hit(record) if serves(&record) => Ok(Decision::Hit {
+                found: Found::Record(Arc::new(Known::of(&record))),
+                // Its own record, found under one of its two names only, was written by a process that died in between.
+                cut_off: fresh || record.recipe_key != self.graph.recipe_key(idx),
+                by_content: Some(record),
+            }),
+            Lookup::Incomplete { record, missing } if serves(&record) => Ok(Decision::Run(Pending {
+                reason: Reason::BlobMissing { digest: missing },
+                ..pending
+            })),
+            _ => Ok(Decision::Run(pending)),
+        }
+    }
+
+    /// Returns a node's content key and its preimage.
+    ///
+    /// # Errors
+    /// As [`Decider::decide`].
+    pub(crate) fn content(&self, idx: usize, settled: &[Option<Settled>]) -> Result<(ContentKey, String), StoreError> {
+        let digests: Result<Vec<Digest>, _> = self
+            .graph
+            .items(idx)
+            .map(|item| self.digest_of(item, settled))
+            .collect();
+        // The preimage names the items in the order in which the graph does.
+        let mut digests = digests?.into_iter();
+        let mut next = |_: Item<'_>| digests.next().expect("a preimage has as many items as the node");
+        Ok(self.graph.content(idx, &mut next))
+    }
+
+    fn pending(&self, idx: usize, settled: &[Option<Settled>], reason: Reason) -> Result<Pending, StoreError> {
+        Ok(Pending {
             reason,
-            content_key,
-            content: content.clone(),
+            content_key: self.content(idx, settled)?.0,
             announced: false,
-        }))
-    };
-    let items = node.inputs.iter().flat_map(|input| &input.items);
-    let fresh = items
-        .filter_map(|item| settled[item.node].as_ref())
-        .any(|input| input.fresh);
-    let serves = |record: &Record| {
-        record.content_key == content_key
-            && node
-                .outputs
-                .iter()
-                .all(|output| record.artifacts.contains_key(&output.name))
-    };
-    match store.lookup(node.recipe_key) {
-        Lookup::Hit(record) if serves(&record) => {
-            return Ok(Decision::Hit {
-                record: Arc::new(*record),
-                cut_off: fresh,
-                by_content: false,
-            });
-        }
-        Lookup::Incomplete { record, missing } if serves(&record) => {
-            return pending(Reason::BlobMissing { digest: missing });
-        }
-        _ => {}
+        })
     }
-    match store.lookup_content(content_key) {
-        Lookup::Hit(record) if serves(&record) => {
-            // Its own record, found under one of its two names only, was written by a process that died in between.
-            let cut_off = fresh || record.recipe_key != node.recipe_key;
-            Ok(Decision::Hit {
-                record: Arc::new(*record),
-                cut_off,
-                by_content: true,
-            })
-        }
-        Lookup::Incomplete { record, missing } if serves(&record) => pending(Reason::BlobMissing { digest: missing }),
-        _ => pending(Reason::NoRecord),
-    }
-}
 
-fn content_key(store: &Store, node: &Node, settled: &[Option<Settled>]) -> Result<(ContentKey, Value), StoreError> {
-    let mut digests: HashMap<(usize, &str, Option<&str>), Digest> = HashMap::new();
-    for item in node.inputs.iter().flat_map(|input| &input.items) {
-        let digest = store.digest_at(artifact_of(item, settled), item.subpath.as_deref())?;
-        digests.insert((item.node, &item.output, item.subpath.as_deref()), digest);
+    fn inputs(&self, idx: usize, settled: &[Option<Settled>]) -> Result<InputsDigest, StoreError> {
+        let digests = self.graph.items(idx).map(|item| self.digest_of(item, settled));
+        Ok(InputsDigest::of(digests.collect::<Result<Vec<_>, _>>()?))
     }
-    Ok(node.content_key(|item| digests[&(item.node, item.output.as_str(), item.subpath.as_deref())]))
+
+    fn digest_of(&self, item: Item<'_>, settled: &[Option<Settled>]) -> Result<Digest, StoreError> {
+        self.store.digest_at(&self.artifact_of(item, settled), item.subpath)
+    }
 }

@@ -3,34 +3,37 @@
 //! It reads records and compares values; it doesn't decide what runs. Everything it says is taken from the preimages
 //! that the keys were made from, so it can't differ from what the keys did.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::digest::{Change, RecipeKey, diff, leaves};
-use crate::graph::Node;
-use crate::store::{Record, RecordSummary, Store};
+use crate::graph::{Graph, Node};
+use crate::store::{Record, RecordHistory, Store};
 
-/// How many records of other stages a node is compared with at most; its own stage has as many again.
-const MAX_OTHERS: usize = 32;
+/// How many earlier records of the node itself it is compared with at most.
+const MAX_OWN: usize = 16;
 
-/// What was run before, read from the store at most once.
+/// How many records of its neighbours, or of its kind where it has none.
+const MAX_OTHERS: usize = 24;
+
+/// The same for a node that has records of its own.
+const MAX_OTHERS_BESIDE_OWN: usize = 4;
+
+/// How many records are kept in memory.
+const MAX_KEPT: usize = 512;
+
+/// What was run before, asked for once.
 pub struct History<'a> {
     store: &'a Store,
     pipeline: &'a str,
-    kinds: HashMap<String, Kind>,
+    /// Absent before it is asked for the first time.
+    known: Option<RecordHistory<'a>>,
+    /// How long nodes of a stage take that were never run themselves.
+    seconds_of_stage: HashMap<String, Option<f64>>,
     records: HashMap<RecipeKey, Option<Arc<Record>>>,
-}
-
-/// The records of a kind, the latest first, and where those of a node and of a stage of this pipeline are.
-#[derive(Default)]
-struct Kind {
-    summaries: Arc<Vec<RecordSummary>>,
-    by_node: HashMap<String, Vec<usize>>,
-    by_stage: HashMap<String, Vec<usize>>,
 }
 
 /// The record that differs least from a node.
@@ -67,24 +70,29 @@ impl<'a> History<'a> {
         History {
             store,
             pipeline,
-            kinds: HashMap::new(),
+            known: None,
+            seconds_of_stage: HashMap::new(),
             records: HashMap::new(),
         }
     }
 
-    /// Returns how long a node is expected to take, if its kind was ever run.
-    pub fn seconds(&mut self, node: &Node) -> Option<f64> {
+    /// Returns how long a node is expected to take, if its kind was ever run: as long as the last time, else as its
+    /// neighbours, else as the latest of its kind.
+    pub fn seconds(&mut self, graph: &Graph, idx: usize) -> Option<f64> {
         let pipeline = self.pipeline;
-        let kind = self.kind(&node.kind);
-        let latest = kind
-            .by_node
-            .get(&node.id.0)
-            .or_else(|| kind.by_stage.get(&node.stage.0));
-        let latest = latest.and_then(|found| found.first()).copied();
-        match latest {
-            Some(idx) => Some(kind.summaries[idx].seconds),
-            None => super::priority::estimate(&kind.summaries, pipeline, &node.id.0, &node.stage.0),
+        let (kind, stage, id) = (graph.kind(idx), graph.stage(idx), graph.id(idx));
+        let own = self.known().of_node(kind, pipeline, &stage.0, &id.0, 1);
+        if let [own] = own[..] {
+            return Some(own.seconds);
         }
+        if let Some(seconds) = self.seconds_of_stage.get(&stage.0) {
+            return *seconds;
+        }
+        let near = self.known().near(kind, pipeline, &stage.0, &id.0, 1);
+        let other = near.into_iter().chain(self.known().of_kind(kind, 1)).next();
+        let seconds = other.map(|earlier| earlier.seconds);
+        self.seconds_of_stage.insert(stage.0.clone(), seconds);
+        seconds
     }
 
     /// Returns the record of the same kind with the fewest differences in the node itself; among equals that of the
@@ -95,7 +103,8 @@ impl<'a> History<'a> {
         let is_earlier = |record: &Record| {
             record.recipe_key != node.recipe_key && own.as_ref().is_none_or(|own| record.started < own.started)
         };
-        let candidates = self.candidates(node).0;
+        let keys = self.candidates(node).0;
+        let candidates: Vec<Arc<Record>> = keys.into_iter().filter_map(|key| self.record(key)).collect();
         let found = candidates
             .into_iter()
             .enumerate()
@@ -114,54 +123,42 @@ impl<'a> History<'a> {
     /// Tells whether some record could turn out to be this node's, once its inputs are known: one that differs in
     /// nothing but inputs.
     pub fn may_be_known(&mut self, node: &Node) -> bool {
-        let (candidates, is_complete) = self.candidates(node);
-        let same = |record: &Arc<Record>| diff(&record.recipe, &node.recipe).iter().all(is_input);
-        !is_complete || candidates.iter().any(same)
+        let (keys, is_complete) = self.candidates(node);
+        let is_same = |record: Arc<Record>| diff(&record.recipe, &node.recipe).iter().all(is_input);
+        !is_complete || keys.into_iter().any(|key| self.record(key).is_some_and(is_same))
     }
 
     /// Returns records to compare a node with, of itself first, and whether those are all of its kind.
-    fn candidates(&mut self, node: &Node) -> (Vec<Arc<Record>>, bool) {
-        let kind = self.kind(&node.kind);
-        let summaries = kind.summaries.clone();
-        let own = kind.by_node.get(&node.id.0).into_iter().flatten().take(MAX_OTHERS);
-        let of_stage = kind.by_stage.get(&node.stage.0).into_iter().flatten().take(MAX_OTHERS);
-        let mut wanted: Vec<usize> = own
-            .chain(of_stage)
-            .copied()
-            .chain(0..summaries.len().min(MAX_OTHERS))
-            .collect();
-        let mut seen = std::collections::HashSet::new();
-        wanted.retain(|idx| seen.insert(*idx));
-        let is_complete = wanted.len() == summaries.len();
-        (
-            wanted
-                .into_iter()
-                .filter_map(|idx| self.record(summaries[idx].recipe_key))
-                .collect(),
-            is_complete,
-        )
+    fn candidates(&mut self, node: &Node) -> (Vec<RecipeKey>, bool) {
+        let pipeline = self.pipeline;
+        let known = self.known();
+        let mut found = known.of_node(&node.kind, pipeline, &node.stage.0, &node.id.0, MAX_OWN);
+        let others = if found.is_empty() {
+            MAX_OTHERS
+        } else {
+            MAX_OTHERS_BESIDE_OWN
+        };
+        found.extend(known.near(&node.kind, pipeline, &node.stage.0, &node.id.0, others));
+        let of_kind = known.of_kind(&node.kind, MAX_OTHERS);
+        let is_all = of_kind.len() < MAX_OTHERS;
+        if is_all || found.is_empty() {
+            found.extend(of_kind);
+        }
+        let mut seen = HashSet::new();
+        let keys = found.into_iter().map(|earlier| earlier.recipe_key);
+        (keys.filter(|key| seen.insert(*key)).collect(), is_all)
     }
 
-    fn kind(&mut self, name: &str) -> &Kind {
-        match self.kinds.entry(name.to_owned()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let mut kind = Kind {
-                    summaries: Arc::new(self.store.records_by_kind(name)),
-                    ..Kind::default()
-                };
-                for (idx, summary) in kind.summaries.iter().enumerate() {
-                    if summary.pipeline == self.pipeline {
-                        kind.by_node.entry(summary.node.clone()).or_default().push(idx);
-                        kind.by_stage.entry(summary.stage.clone()).or_default().push(idx);
-                    }
-                }
-                entry.insert(kind)
-            }
-        }
+    fn known(&mut self) -> &RecordHistory<'a> {
+        let store = self.store;
+        self.known.get_or_insert_with(|| store.history())
     }
 
     fn record(&mut self, key: RecipeKey) -> Option<Arc<Record>> {
+        // A plan of a large sweep looks at as many records as there are nodes, but at few of them twice.
+        if self.records.len() >= MAX_KEPT {
+            self.records.clear();
+        }
         let store = self.store;
         self.records
             .entry(key)

@@ -1,14 +1,9 @@
 //! Where events go: first into the run's file, then to whoever listens.
-//!
-//! It also keeps the resolved pipeline beside them, so that a run can be read without the file it came from.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-use serde_json::{Value, json};
-
 use super::event::Event;
-use crate::graph::Graph;
 use crate::store::{RunFolder, Timestamp};
 
 /// What a listener is: it sees each event once, in order.
@@ -51,19 +46,4 @@ impl<'a> Journal<'a> {
             self.file = None;
         }
     }
-}
-
-/// Writes the resolved pipeline of a run.
-pub(crate) fn write_graph(run: &RunFolder, graph: &Graph) -> std::io::Result<()> {
-    let node = |node: &crate::graph::Node| {
-        json!({
-            "id": node.id, "stage": node.stage.0, "kind": node.kind, "kind_version": node.kind_version,
-            "axes": node.axes, "params": node.params, "seed": node.seed, "recipe_key": node.recipe_key,
-        })
-    };
-    let nodes: Vec<Value> = graph.nodes.iter().map(node).collect();
-    let value = json!({"format": 1, "pipeline": graph.pipeline, "file": graph.file, "nodes": nodes});
-    let mut file = BufWriter::new(File::create(run.path.join("pipeline.json"))?);
-    serde_json::to_writer_pretty(&mut file, &value)?;
-    file.flush()
 }

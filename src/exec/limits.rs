@@ -5,7 +5,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::graph::{Node, NodeId};
+use crate::graph::Resources;
 
 /// What the user allows; what is not said is taken from the machine.
 #[derive(Clone, Debug, Default)]
@@ -53,21 +53,16 @@ impl Capacity {
     }
 
     /// Returns what a node takes of this machine, and what has to be said about a request that is larger than it.
-    pub(crate) fn fit(&self, node: &Node) -> (Need, Vec<String>) {
+    pub(crate) fn fit(&self, wanted: &Resources) -> (Need, Vec<String>) {
         let mut notes = Vec::new();
-        let wanted = &node.resources;
         let cpu = wanted.cpu.max(1);
         if cpu > self.cpus {
-            notes.push(clamped(&node.id, &format!("{cpu} processors"), &self.cpus.to_string()));
+            notes.push(clamped(&format!("{cpu} processors"), &self.cpus.to_string()));
         }
         let mem_bytes = wanted.mem_bytes.unwrap_or(0);
         if mem_bytes > self.mem_bytes {
             let (wanted, has) = (mem_bytes >> 20, self.mem_bytes >> 20);
-            notes.push(clamped(
-                &node.id,
-                &format!("{wanted} MiB of memory"),
-                &format!("{has} MiB"),
-            ));
+            notes.push(clamped(&format!("{wanted} MiB of memory"), &format!("{has} MiB")));
         }
         (
             Need {
@@ -80,8 +75,8 @@ impl Capacity {
     }
 }
 
-fn clamped(id: &NodeId, wanted: &str, has: &str) -> String {
-    format!("{id} asks for {wanted}; there are {has}, which it gets")
+fn clamped(wanted: &str, has: &str) -> String {
+    format!("asks for {wanted}; there are {has}, which it gets")
 }
 
 /// How much a node takes, before it is known which GPUs.
@@ -101,6 +96,11 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(capacity: Capacity) -> Pool {
         Pool { free: capacity }
+    }
+
+    /// Tells whether any node could be started now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.free.jobs >= 1 && self.free.cpus >= 1
     }
 
     /// Takes what a node needs; none if that is not free now.

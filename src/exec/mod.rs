@@ -15,6 +15,7 @@ mod outputs;
 mod plan;
 mod priority;
 mod request;
+mod resolved;
 mod scheduler;
 mod selection;
 mod tail;
@@ -29,11 +30,13 @@ pub use journal::Listener;
 pub use limits::Limits;
 pub use outputs::PublishedOutput;
 pub use plan::{Cause, Plan, PlanState, PlannedNode, plan};
+pub use resolved::{RunNode, run_nodes};
 
 use crate::graph::{Graph, NodeId, SelectError};
 use crate::store::{RunState, RunStatus, Store, StoreError, Timestamp};
+use decide::{Decider, Decision, Settled};
 use journal::Journal;
-use scheduler::Scheduler;
+use scheduler::{How, Scheduler};
 
 /// What the user asks of a run.
 #[derive(Clone, Debug, Default)]
@@ -42,11 +45,15 @@ pub struct RunOptions {
     pub rerun: Vec<String>,
     /// Stages or nodes: only they and what they depend on are looked at.
     pub until: Vec<String>,
+    /// Stages or nodes: only they and what depends on them may run, and what else that needs has to be there.
+    pub from: Vec<String>,
     /// Stages or nodes: only they may run, and what they depend on has to be there.
     pub only: Vec<String>,
     pub limits: Limits,
     /// Stop everything at the first failure.
     pub fail_fast: bool,
+    /// Tell of each node that is cached; otherwise only how many there are is told.
+    pub tell_cached: bool,
 }
 
 /// How a run went.
@@ -101,9 +108,12 @@ pub fn run(
         Arc::clone(&store),
         folder.clone(),
         selection,
-        options.fail_fast,
+        How {
+            fail_fast: options.fail_fast,
+            tell_cached: options.tell_cached,
+        },
     );
-    let interrupted = match work(&mut scheduler, options, &mut journal, &graph, &folder) {
+    let interrupted = match work(&mut scheduler, options, &mut journal, &graph, &store, &folder) {
         Ok(interrupted) => interrupted,
         Err(error) => {
             state.status = RunStatus::Failed;
@@ -113,8 +123,11 @@ pub fn run(
         }
     };
     let counts = scheduler.counts();
+    if counts[NodeState::Executed] + counts[NodeState::CutOff] > 0 {
+        store.refresh_snapshot();
+    }
     let undone = counts[NodeState::Failed] + counts[NodeState::Skipped] + counts[NodeState::Cancelled];
-    let outputs = outputs::publish(&store, &graph, scheduler.settled());
+    let outputs = outputs::publish(scheduler.decider(), scheduler.settled());
     state.status = match (interrupted, undone) {
         (true, _) => RunStatus::Interrupted,
         (false, 0) => RunStatus::Succeeded,
@@ -154,16 +167,17 @@ fn work(
     options: &RunOptions,
     journal: &mut Journal<'_>,
     graph: &Graph,
+    store: &Store,
     folder: &crate::store::RunFolder,
 ) -> Result<bool, RunError> {
     scheduler.settle_all(journal);
+    if let Err(error) = resolved::write(store, folder, graph) {
+        tracing::warn!(%error, "the resolved pipeline of this run is not kept");
+    }
     if !scheduler.has_work() {
         return Ok(false);
     }
     scheduler.prepare(&options.limits, journal)?;
-    if let Err(error) = journal::write_graph(folder, graph) {
-        tracing::warn!(%error, "the resolved pipeline of this run is not kept");
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -177,21 +191,26 @@ fn work(
 /// Returns the states in which the nodes would start: those that are settled without running anything.
 ///
 /// A node whose inputs would have to run first stays `Waiting`.
-pub fn states(graph: &Arc<Graph>, store: &Store) -> Vec<(NodeState, Option<Reason>)> {
-    let mut settled = vec![None; graph.nodes.len()];
-    let mut states = Vec::with_capacity(graph.nodes.len());
-    for (idx, node) in graph.nodes.iter().enumerate() {
-        let mut items = node.inputs.iter().flat_map(|input| &input.items);
-        if items.any(|item| settled[item.node].is_none()) {
+pub fn states(graph: &Graph, store: &Store) -> Vec<(NodeState, Option<Reason>)> {
+    let snapshot = store.snapshot();
+    let decider = Decider {
+        graph,
+        store,
+        snapshot: &snapshot,
+    };
+    let mut settled = vec![None; graph.len()];
+    let mut states = Vec::with_capacity(graph.len());
+    for (idx, stored) in decider.stored(|_| true).into_iter().enumerate() {
+        if graph.items(idx).any(|item| settled[item.node].is_none()) {
             states.push((NodeState::Waiting, None));
             continue;
         }
-        states.push(match decide::look_up(store, node, &settled) {
-            Ok(decide::Decision::Hit { record, cut_off, .. }) => {
-                settled[idx] = Some(decide::Settled { record, fresh: cut_off });
+        states.push(match decider.look_up(idx, &settled, stored) {
+            Ok(Decision::Hit { found, cut_off, .. }) => {
+                settled[idx] = Some(Settled { found, fresh: cut_off });
                 (if cut_off { NodeState::CutOff } else { NodeState::Cached }, None)
             }
-            Ok(decide::Decision::Run(pending)) => (NodeState::Ready, Some(pending.reason)),
+            Ok(Decision::Run(pending)) => (NodeState::Ready, Some(pending.reason)),
             Err(_) => (NodeState::Waiting, None),
         });
     }

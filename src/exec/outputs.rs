@@ -7,13 +7,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::decide::Settled;
+use super::decide::{Decider, Settled};
 use super::request::file_name;
-use crate::graph::{Graph, NodeId};
+use crate::graph::NodeId;
 use crate::store::{Artifact, Store, StoreError};
 
 /// Up to this size a result is copied, so that it can be edited without harm.
 const COPIED_BYTES: u64 = 32 << 20;
+
+/// Of more nodes than this nobody opens the results one by one; `volvelle show` has them all.
+const MAX_NODES: usize = 1000;
 
 /// A result that lies under a readable name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,34 +27,28 @@ pub struct PublishedOutput {
 }
 
 /// Lays out the outputs of the nodes that no other node reads. What can't be laid out is left out, with a warning.
-pub(crate) fn publish(store: &Store, graph: &Graph, settled: &[Option<Settled>]) -> Vec<PublishedOutput> {
-    let mut read = vec![false; graph.nodes.len()];
-    for item in graph
-        .nodes
-        .iter()
-        .flat_map(|node| &node.inputs)
-        .flat_map(|input| &input.items)
-    {
-        read[item.node] = true;
-    }
+pub(crate) fn publish(decider: Decider<'_>, settled: &[Option<Settled>]) -> Vec<PublishedOutput> {
+    let Decider { graph, store, snapshot } = decider;
     let root = store.root().join("outputs").join(file_name(&graph.pipeline));
     let mut published = Vec::new();
-    for (idx, node) in graph.nodes.iter().enumerate().filter(|(idx, _)| !read[*idx]) {
+    let is_read = |idx: &usize| graph.consumers(*idx).next().is_some();
+    for idx in (0..graph.len()).filter(|idx| !is_read(idx)).take(MAX_NODES) {
         let Some(settled) = &settled[idx] else { continue };
-        for output in &node.outputs {
-            let Some(artifact) = settled.record.artifacts.get(&output.name) else {
+        let id = graph.id(idx);
+        for output in graph.outputs(idx) {
+            let Some(artifact) = snapshot.artifact(&settled.found, &output.name) else {
                 continue;
             };
-            let folder = root.join(file_name(&node.id.0));
+            let folder = root.join(file_name(&id.0));
             let path = folder.join(format!("{}{}", file_name(&output.name), extension(&output.type_name)));
-            match lay_out(store, artifact, &folder, &path) {
+            match lay_out(store, &artifact, &folder, &path) {
                 Ok(()) => published.push(PublishedOutput {
-                    node: node.id.clone(),
+                    node: id.clone(),
                     output: output.name.clone(),
                     path,
                 }),
                 Err(error) => {
-                    tracing::warn!(node = %node.id, output = output.name, %error, "the result has no readable name");
+                    tracing::warn!(node = %id, output = output.name, %error, "the result has no readable name");
                 }
             }
         }

@@ -3,16 +3,18 @@
 //! A node is `maybe` where its inputs are not known before something upstream has run, and a record would fit if
 //! they turn out as before. Decisions are those of `decide`; this only follows them through the graph.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::decide::{Decision, Settled, look_up};
+use super::decide::{Decider, Decision, Settled, Stored};
 use super::explain::{History, Nearest};
-use super::{Reason, RunOptions, selection};
+use super::selection::{self, Choice};
+use super::{Reason, RunOptions};
 use crate::digest::{Change, RecipeKey};
-use crate::graph::{Axes, Graph, Node, NodeId, SelectError};
-use crate::store::{Lookup, Store};
+use crate::graph::{Axes, Graph, NodeId, SelectError};
+use crate::store::Store;
 
 /// What a run would do with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -89,145 +91,191 @@ pub struct PlanCounts {
 }
 
 /// What a run would do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Plan {
-    /// The name of the pipeline.
-    pub pipeline: String,
-    /// The nodes, each after those it depends on, with the indices of the graph.
-    pub nodes: Vec<PlannedNode>,
+    /// What would happen to each node, with the indices of the graph.
+    entries: Vec<Entry>,
+    /// What differs, for the nodes for which there is something to tell.
+    reasons: HashMap<usize, Vec<Change>>,
     /// How many there are of each.
     pub counts: PlanCounts,
     /// The expected work of all nodes that run or may, one after the other, as far as it is known.
     pub estimate_s: f64,
+    /// How long the results took that are there and are used.
+    pub reused_s: f64,
 }
 
-/// Returns what a run would do with a graph if the stages or nodes in `rerun` were forced.
+/// What would happen to a node: little enough to keep it for a hundred thousand.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    state: PlanState,
+    cause: Option<Cause>,
+    /// The node that the change comes from, if it is not cached.
+    root: Option<u32>,
+    estimate_s: Option<f32>,
+}
+
+impl Plan {
+    /// Returns what would happen to a node.
+    pub fn state(&self, idx: usize) -> PlanState {
+        self.entries[idx].state
+    }
+
+    /// Returns all that is planned for a node of the graph that this is a plan of.
+    pub fn node(&self, graph: &Graph, idx: usize) -> PlannedNode {
+        let entry = self.entries[idx];
+        let root = entry.root.map(|root| root as usize).filter(|&root| root != idx);
+        PlannedNode {
+            id: graph.id(idx),
+            stage: graph.stage(idx).0.clone(),
+            kind: graph.kind(idx).to_owned(),
+            axes: graph.axes(idx),
+            recipe_key: graph.recipe_key(idx),
+            state: entry.state,
+            cause: entry.cause,
+            reasons: self.reasons.get(&idx).cloned().unwrap_or_default(),
+            root: root.map(|root| graph.id(root)),
+            estimate_s: entry.estimate_s.map(f64::from),
+        }
+    }
+
+    /// Returns all nodes, one after the other, each after those it depends on.
+    pub fn nodes<'a>(&'a self, graph: &'a Graph) -> impl ExactSizeIterator<Item = PlannedNode> + 'a {
+        (0..self.entries.len()).map(|idx| self.node(graph, idx))
+    }
+
+    /// Returns the nodes that run or may run, in the order of the graph.
+    pub fn open(&self) -> impl Iterator<Item = usize> {
+        let is_open = |idx: &usize| self.entries[*idx].state != PlanState::Cached;
+        (0..self.entries.len()).filter(is_open)
+    }
+
+    /// Returns how many nodes run or may without it being known how long they take.
+    pub fn num_unknown(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.estimate_s.is_none()).count()
+    }
+}
+
+/// Returns what a run with some options would do with a graph; nodes that it would leave out count as cached.
 ///
 /// # Errors
-/// A name in `rerun` names nothing.
-pub fn plan(graph: &Graph, store: &Store, rerun: &[String]) -> Result<Plan, SelectError> {
-    let options = RunOptions {
-        rerun: rerun.to_vec(),
-        ..RunOptions::default()
-    };
-    let choices = selection::select(graph, &options)?;
-    let mut planner = Planner {
+/// A name in the options names nothing.
+pub fn plan(graph: &Graph, store: &Store, options: &RunOptions) -> Result<Plan, SelectError> {
+    let choices = selection::select(graph, options)?;
+    let snapshot = store.snapshot();
+    let decider = Decider {
         graph,
         store,
-        history: History::new(store, &graph.pipeline),
-        settled: vec![None; graph.nodes.len()],
-        roots: vec![None; graph.nodes.len()],
-        nodes: Vec::with_capacity(graph.nodes.len()),
+        snapshot: &snapshot,
     };
-    for (idx, choice) in choices.iter().enumerate() {
-        let node = planner.node(idx, choice.forced);
-        planner.nodes.push(node);
+    let stored = decider.stored(|idx| choices[idx].wanted);
+    let mut planner = Planner {
+        decider,
+        history: History::new(store, &graph.pipeline),
+        settled: vec![None; graph.len()],
+        entries: Vec::with_capacity(graph.len()),
+        reasons: HashMap::new(),
+        reused_s: 0.0,
+    };
+    for (idx, (choice, stored)) in choices.iter().zip(stored).enumerate() {
+        let entry = planner.entry(idx, choice, stored);
+        planner.entries.push(entry);
     }
-    let nodes = planner.nodes;
-    let count = |state| nodes.iter().filter(|node| node.state == state).count();
+    let Planner {
+        entries,
+        reasons,
+        reused_s,
+        ..
+    } = planner;
+    let count = |state| entries.iter().filter(|entry| entry.state == state).count();
     let (cached, run, maybe) = (count(PlanState::Cached), count(PlanState::Run), count(PlanState::Maybe));
-    let estimate_s = nodes.iter().filter_map(|node| node.estimate_s).sum();
     Ok(Plan {
-        pipeline: graph.pipeline.clone(),
-        nodes,
+        estimate_s: entries.iter().filter_map(|entry| entry.estimate_s).map(f64::from).sum(),
         counts: PlanCounts { cached, run, maybe },
-        estimate_s,
+        reused_s,
+        entries,
+        reasons,
     })
 }
 
 struct Planner<'a> {
-    graph: &'a Graph,
-    store: &'a Store,
+    decider: Decider<'a>,
     history: History<'a>,
-    /// The records of the nodes that are cached.
+    /// The nodes that are cached.
     settled: Vec<Option<Settled>>,
-    /// For every node that is not cached, the node that its change comes from.
-    roots: Vec<Option<usize>>,
-    nodes: Vec<PlannedNode>,
+    entries: Vec<Entry>,
+    reasons: HashMap<usize, Vec<Change>>,
+    reused_s: f64,
 }
 
 impl Planner<'_> {
-    fn node(&mut self, idx: usize, is_forced: bool) -> PlannedNode {
-        let node = &self.graph.nodes[idx];
-        let (state, cause) = self.state(idx, is_forced);
-        let mut planned = PlannedNode {
-            id: node.id.clone(),
-            stage: node.stage.0.clone(),
-            kind: node.kind.clone(),
-            axes: node.axes.clone(),
-            recipe_key: node.recipe_key,
+    fn entry(&mut self, idx: usize, choice: &Choice, stored: Stored) -> Entry {
+        let has_record = !matches!(stored, Stored::Absent);
+        let (state, cause) = if choice.wanted {
+            self.state(idx, choice.forced, stored)
+        } else {
+            (PlanState::Cached, None)
+        };
+        let mut entry = Entry {
             state,
             cause,
-            reasons: Vec::new(),
             root: None,
             estimate_s: Some(0.0),
         };
-        let Some(cause) = cause else { return planned };
-        planned.estimate_s = self.history.seconds(node);
+        let Some(cause) = cause else { return entry };
+        let graph = self.decider.graph;
+        entry.estimate_s = self.history.seconds(graph, idx).map(|seconds| seconds as f32);
         // A record of this very recipe has nothing to differ in.
-        if matches!(cause, Cause::Changed | Cause::New | Cause::Upstream)
-            && self.store.record(node.recipe_key).is_none()
-        {
-            let nearest = self.history.nearest(node);
-            planned.cause = Some(match &nearest {
+        if matches!(cause, Cause::Changed | Cause::New | Cause::Upstream) && !has_record {
+            let nearest = self.history.nearest(&graph.node(idx));
+            entry.cause = Some(match &nearest {
                 None => Cause::New,
                 // With all inputs cached, a difference in inputs is a change of this node: it reads something else.
                 Some(nearest) if !nearest.own.is_empty() || cause != Cause::Upstream => Cause::Changed,
                 Some(_) => Cause::Upstream,
             });
-            planned.reasons = nearest
-                .map(|Nearest { own, inputs, .. }| [own, inputs].concat())
-                .unwrap_or_default();
+            if let Some(Nearest { own, inputs, .. }) = nearest {
+                self.reasons.insert(idx, [own, inputs].concat());
+            }
         }
-        let upstream = self.producers(node).find_map(|producer| self.roots[producer]);
-        let root = match planned.cause {
-            Some(Cause::Upstream) => upstream.unwrap_or(idx),
+        let upstream = || graph.items(idx).find_map(|item| self.entries[item.node].root);
+        entry.root = match entry.cause {
+            Some(Cause::Upstream) => upstream(),
             // Where there is no history at all, what is upstream is as new and explains nothing.
-            _ => idx,
+            _ => None,
         };
-        self.roots[idx] = Some(root);
-        planned.root = (root != idx).then(|| self.graph.nodes[root].id.clone());
-        planned
+        entry.root = entry.root.or(Some(idx as u32));
+        entry
     }
 
     /// Returns what happens to a node and the first guess at why.
-    fn state(&mut self, idx: usize, is_forced: bool) -> (PlanState, Option<Cause>) {
-        let node = &self.graph.nodes[idx];
+    fn state(&mut self, idx: usize, is_forced: bool, stored: Stored) -> (PlanState, Option<Cause>) {
         if is_forced {
             return (PlanState::Run, Some(Cause::Rerun));
         }
-        if self.producers(node).any(|producer| self.settled[producer].is_none()) {
-            let is_known = self.history.may_be_known(node);
+        let graph = self.decider.graph;
+        if graph.items(idx).any(|item| self.settled[item.node].is_none()) {
+            let is_known = self.history.may_be_known(&graph.node(idx));
             return (
                 if is_known { PlanState::Maybe } else { PlanState::Run },
                 Some(Cause::Upstream),
             );
         }
-        match look_up(self.store, node, &self.settled) {
-            Ok(Decision::Hit { record, .. }) => {
-                self.settled[idx] = Some(Settled { record, fresh: false });
+        let is_absent = matches!(stored, Stored::Absent);
+        match self.decider.look_up(idx, &self.settled, stored) {
+            Ok(Decision::Hit { found, .. }) => {
+                self.reused_s += self.decider.snapshot.seconds(&found);
+                self.settled[idx] = Some(Settled { found, fresh: false });
                 (PlanState::Cached, None)
             }
             Ok(Decision::Run(pending)) if matches!(pending.reason, Reason::BlobMissing { .. }) => {
                 (PlanState::Run, Some(Cause::BlobMissing))
             }
-            Ok(Decision::Run(_)) => (PlanState::Run, Some(self.cause_of_miss(node))),
+            Ok(Decision::Run(_)) if is_absent => (PlanState::Run, Some(Cause::Changed)),
+            // Its inputs were made again since, with other bytes.
+            Ok(Decision::Run(_)) => (PlanState::Run, Some(Cause::Upstream)),
             // The run will say what is wrong with the input.
             Err(_) => (PlanState::Run, Some(Cause::Changed)),
         }
-    }
-
-    /// Tells why a node misses although all of its inputs are cached.
-    fn cause_of_miss(&self, node: &Node) -> Cause {
-        match self.store.lookup(node.recipe_key) {
-            // Its inputs were made again since, with other bytes.
-            Lookup::Hit(_) | Lookup::Incomplete { .. } => Cause::Upstream,
-            Lookup::Miss => Cause::Changed,
-        }
-    }
-
-    fn producers(&self, node: &Node) -> impl Iterator<Item = usize> {
-        let items = node.inputs.iter().flat_map(|input| &input.items);
-        items.map(|item| item.node).collect::<Vec<_>>().into_iter()
     }
 }

@@ -2,16 +2,15 @@
 //!
 //! Times come from the records of earlier runs. They are only a guess: a wrong one costs time, never a result.
 
-use std::collections::HashMap;
-
+use super::explain::History;
 use crate::graph::Graph;
-use crate::store::{RecordSummary, Store};
+use crate::store::Store;
 
 /// What a node is thought to take whose kind was never seen.
 const UNKNOWN_SECONDS: f64 = 1.0;
 
 /// The order in which ready nodes start; the smaller goes first.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rank {
     /// Whole negative seconds to the end of the pipeline: differences below that are noise.
     path: f64,
@@ -20,7 +19,14 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
-    pub(crate) fn compare(&self, other: &Rank) -> std::cmp::Ordering {
+    /// Returns the node.
+    pub(crate) fn idx(&self) -> usize {
+        self.idx
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Rank) -> std::cmp::Ordering {
         let by_path = self.path.total_cmp(&other.path);
         by_path
             .then(self.priority.cmp(&other.priority))
@@ -28,44 +34,44 @@ impl Rank {
     }
 }
 
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Rank) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Rank) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Rank {}
+
 /// Returns the rank of each node, given how long each is expected to take.
 pub(crate) fn ranks(graph: &Graph, seconds: &[f64]) -> Vec<Rank> {
-    let mut path = vec![0.0; graph.nodes.len()];
+    let mut path = vec![0.0; graph.len()];
     // Nodes stand after what they depend on, so going backwards every consumer is complete when it is looked at.
-    for (idx, node) in graph.nodes.iter().enumerate().rev() {
+    for idx in (0..graph.len()).rev() {
         path[idx] += seconds[idx];
-        for item in node.inputs.iter().flat_map(|input| &input.items) {
-            path[item.node] = f64::max(path[item.node], path[idx]);
+        for producer in graph.producers(idx) {
+            path[producer] = f64::max(path[producer], path[idx]);
         }
     }
-    let rank = |(idx, node): (usize, &crate::graph::Node)| Rank {
+    let rank = |idx: usize| Rank {
         path: -path[idx].round(),
-        priority: -node.resources.priority,
+        priority: -graph.resources(idx).priority,
         idx,
     };
-    graph.nodes.iter().enumerate().map(rank).collect()
+    (0..graph.len()).map(rank).collect()
 }
 
 /// Returns how long each node is expected to take, from the records of its kind.
 pub(crate) fn expected_seconds(graph: &Graph, store: &Store, wanted: impl Fn(usize) -> bool) -> Vec<f64> {
-    let mut kinds: HashMap<&str, Vec<RecordSummary>> = HashMap::new();
-    let mut seconds = vec![UNKNOWN_SECONDS; graph.nodes.len()];
-    for (idx, node) in graph.nodes.iter().enumerate().filter(|(idx, _)| wanted(*idx)) {
-        let records = kinds
-            .entry(&node.kind)
-            .or_insert_with(|| store.records_by_kind(&node.kind));
-        seconds[idx] = estimate(records, &graph.pipeline, &node.id.0, &node.stage.0).unwrap_or(UNKNOWN_SECONDS);
-    }
-    seconds
-}
-
-/// Takes the latest record of the same node, else of the same stage, else of the same kind.
-pub(crate) fn estimate(records: &[RecordSummary], pipeline: &str, node: &str, stage: &str) -> Option<f64> {
-    let here = |record: &&RecordSummary| record.pipeline == pipeline;
-    let of_node = || records.iter().filter(here).find(|record| record.node == node);
-    let of_stage = || records.iter().filter(here).find(|record| record.stage == stage);
-    of_node()
-        .or_else(of_stage)
-        .or_else(|| records.first())
-        .map(|record| record.seconds)
+    let mut history = History::new(store, &graph.pipeline);
+    let expected = |idx| match wanted(idx) {
+        true => history.seconds(graph, idx).unwrap_or(UNKNOWN_SECONDS),
+        false => UNKNOWN_SECONDS,
+    };
+    (0..graph.len()).map(expected).collect()
 }

@@ -4,25 +4,25 @@
 //! with the longest way behind it first, and each that ends settles what depends on it. Attempts run as tasks and
 //! report here; nothing else decides. It knows neither folders nor processes.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use petgraph::Direction;
-use petgraph::graph::NodeIndex;
 use tokio::sync::{mpsc, watch};
 
 use super::RunError;
 use super::attempt::{self, Attempt, AttemptError};
-use super::decide::{self, Decision, Pending, Settled};
+use super::decide::{Decider, Decision, Pending, Settled, Stored};
 use super::event::{Counts, Event, NodeState, Reason};
 use super::guard::Guard;
 use super::interrupt::{self, Stop};
 use super::journal::Journal;
-use super::limits::{Capacity, Grant, Limits, Need, Pool};
+use super::limits::{Capacity, Grant, Limits, Pool};
 use super::priority::{self, Rank};
 use super::selection::Choice;
-use crate::graph::Graph;
-use crate::store::{Claim, KeyLock, Record, RunFolder, Store};
+use crate::digest::ContentKey;
+use crate::graph::{Graph, Item};
+use crate::store::{Claim, Found, KeyLock, Known, Record, RunFolder, Snapshot, Store};
 
 /// How often a node that another process runs is looked at.
 const CONTENDED: Duration = Duration::from_millis(100);
@@ -31,23 +31,33 @@ const CONTENDED: Duration = Duration::from_millis(100);
 pub(crate) struct Scheduler {
     graph: Arc<Graph>,
     store: Arc<Store>,
+    snapshot: Arc<Snapshot>,
     run: RunFolder,
     choices: Vec<Choice>,
-    fail_fast: bool,
+    how: How,
     states: Vec<NodeState>,
     settled: Vec<Option<Settled>>,
     /// How many of the edges into each node come from nodes that are not settled.
-    unsettled: Vec<usize>,
+    unsettled: Vec<u32>,
     /// For each node that is `Ready`, what it would run as.
-    pending: Vec<Option<Pending>>,
+    pending: HashMap<usize, Pending>,
     /// `Ready` nodes, the next one first.
-    ready: Vec<usize>,
+    ready: BTreeSet<Rank>,
     /// `Ready` nodes that another process runs.
     contended: Vec<usize>,
     ranks: Vec<Rank>,
-    needs: Vec<Need>,
+    capacity: Option<Capacity>,
     pool: Option<Pool>,
     running: usize,
+}
+
+/// How a run goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// The first failure stops everything.
+    pub(crate) fail_fast: bool,
+    /// Every node that is cached is an event. They come by the ten thousand, so they are told only to who wants them.
+    pub(crate) tell_cached: bool,
 }
 
 /// What a task tells the loop.
@@ -58,6 +68,14 @@ enum Message {
         grant: Grant,
         outcome: Result<Box<Record>, Failure>,
     },
+}
+
+/// A node that this process is to run.
+struct Claimed {
+    lock: KeyLock,
+    content_key: ContentKey,
+    /// The preimage of the content key.
+    content: String,
 }
 
 /// A node that failed, ready to be shown.
@@ -72,30 +90,24 @@ impl Scheduler {
         store: Arc<Store>,
         run: RunFolder,
         choices: Vec<Choice>,
-        fail_fast: bool,
+        how: How,
     ) -> Scheduler {
-        let count = graph.nodes.len();
-        let num_inputs = |idx| {
-            graph
-                .dag
-                .neighbors_directed(NodeIndex::new(idx), Direction::Incoming)
-                .count()
-        };
-        let unsettled = (0..count).map(num_inputs).collect();
+        let count = graph.len();
         Scheduler {
+            snapshot: Arc::new(store.snapshot()),
+            unsettled: (0..count).map(|idx| graph.producers(idx).count() as u32).collect(),
             graph,
             store,
             run,
             choices,
-            fail_fast,
+            how,
             states: vec![NodeState::Waiting; count],
             settled: vec![None; count],
-            unsettled,
-            pending: vec![None; count],
-            ready: Vec::new(),
+            pending: HashMap::new(),
+            ready: BTreeSet::new(),
             contended: Vec::new(),
             ranks: Vec::new(),
-            needs: Vec::new(),
+            capacity: None,
             pool: None,
             running: 0,
         }
@@ -111,18 +123,28 @@ impl Scheduler {
         &self.settled
     }
 
+    /// Returns what decisions are made from.
+    pub(crate) fn decider(&self) -> Decider<'_> {
+        Decider {
+            graph: &self.graph,
+            store: &self.store,
+            snapshot: &self.snapshot,
+        }
+    }
+
     /// Returns whether something has to run.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        !self.pending.is_empty()
     }
 
     /// Settles everything that can be settled without running anything, and begins the stream of events.
     pub(crate) fn settle_all(&mut self, journal: &mut Journal<'_>) {
         let mut events = Vec::new();
+        let stored = self.decider().stored(|idx| self.choices[idx].wanted);
         // Nodes stand after what they depend on, so one pass sees every node after its inputs.
-        for idx in 0..self.graph.nodes.len() {
+        for (idx, stored) in stored.into_iter().enumerate() {
             if self.choices[idx].wanted && self.unsettled[idx] == 0 && self.states[idx] == NodeState::Waiting {
-                self.consider(idx, &mut events);
+                self.consider(idx, stored, &mut events);
             }
         }
         journal.emit(&Event::RunStarted {
@@ -143,31 +165,34 @@ impl Scheduler {
         self.store.remove_stale();
         let graph = Arc::clone(&self.graph);
         let open = |idx: usize| self.choices[idx].wanted && !self.states[idx].is_final();
-        let to_run: Vec<usize> = (0..graph.nodes.len()).filter(|&idx| open(idx)).collect();
-        let wants_gpu = to_run.iter().any(|&idx| graph.nodes[idx].resources.gpu > 0);
+        let to_run: Vec<usize> = (0..graph.len()).filter(|&idx| open(idx)).collect();
+        let wants_gpu = to_run.iter().any(|&idx| graph.resources(idx).gpu > 0);
         let capacity = Capacity::detect(limits, wants_gpu);
         let seconds = priority::expected_seconds(&graph, &self.store, open);
         // While nodes run, the index is free for whoever asks something meanwhile.
         self.store.close_index();
         self.ranks = priority::ranks(&graph, &seconds);
-        for node in &graph.nodes {
-            self.needs.push(capacity.fit(node).0);
-        }
+        self.ready = self.pending.keys().map(|&idx| self.ranks[idx]).collect();
+        let mut told: BTreeSet<(String, String)> = BTreeSet::new();
         for idx in to_run {
-            let node = &graph.nodes[idx];
-            if node.resources.gpu > capacity.num_gpus() {
-                let (wanted, found) = (node.resources.gpu, capacity.num_gpus());
+            let wanted = graph.resources(idx);
+            if wanted.gpu > capacity.num_gpus() {
                 return Err(RunError::TooFewGpus {
-                    id: node.id.clone(),
-                    wanted,
-                    found,
+                    id: graph.id(idx),
+                    wanted: wanted.gpu,
+                    found: capacity.num_gpus(),
                 });
             }
-            for message in capacity.fit(node).1 {
-                journal.emit(&Event::Note { message });
+            // Once for a stage: its nodes mostly ask for the same.
+            for note in capacity.fit(wanted).1 {
+                if told.insert((graph.stage(idx).0.clone(), note.clone())) {
+                    let message = format!("{} {note}", graph.id(idx));
+                    journal.emit(&Event::Note { message });
+                }
             }
         }
-        self.pool = Some(Pool::new(capacity));
+        self.pool = Some(Pool::new(capacity.clone()));
+        self.capacity = Some(capacity);
         Ok(())
     }
 
@@ -194,7 +219,7 @@ impl Scheduler {
             tokio::select! {
                 Some(message) = messages.recv() => {
                     let failed = self.receive(message, journal);
-                    if failed && self.fail_fast {
+                    if failed && self.how.fail_fast {
                         stop.send_if_modified(|stop| std::mem::replace(stop, Stop::Gracefully) == Stop::No);
                     }
                 }
@@ -219,17 +244,18 @@ impl Scheduler {
     }
 
     /// Decides about a node whose inputs are all settled: it is done, or ready to run.
-    fn consider(&mut self, idx: usize, events: &mut Vec<Event>) {
-        let graph = Arc::clone(&self.graph);
-        match decide::decide(&self.store, &graph.nodes[idx], &self.settled, self.choices[idx].forced) {
-            Ok(Decision::Hit { record, cut_off, .. }) => {
+    fn consider(&mut self, idx: usize, stored: Stored, events: &mut Vec<Event>) {
+        let forced = self.choices[idx].forced;
+        match self.decider().decide(idx, &self.settled, stored, forced) {
+            Ok(Decision::Hit { found, cut_off, .. }) => {
                 let state = if cut_off { NodeState::CutOff } else { NodeState::Cached };
-                self.settle(idx, record, state, events);
+                self.settle(idx, found, state, events);
             }
             Ok(Decision::Run(pending)) if self.choices[idx].may_run => {
                 self.states[idx] = NodeState::Ready;
-                self.pending[idx] = Some(pending);
-                self.ready.push(idx);
+                self.pending.insert(idx, pending);
+                // Before the order is known, what is pending is all that is ready.
+                self.ready.extend(self.ranks.get(idx));
             }
             Ok(Decision::Run(pending)) => {
                 let error = format!("it would have to run ({}), and --only leaves it out", pending.reason);
@@ -240,16 +266,17 @@ impl Scheduler {
     }
 
     /// Ends a node well.
-    fn settle(&mut self, idx: usize, record: Arc<Record>, state: NodeState, events: &mut Vec<Event>) {
-        events.push(self.finished(idx, state, record.seconds, None));
+    fn settle(&mut self, idx: usize, found: Found, state: NodeState, events: &mut Vec<Event>) {
+        if state != NodeState::Cached || self.how.tell_cached {
+            events.push(self.finished(idx, state, self.snapshot.seconds(&found), None));
+        }
         self.states[idx] = state;
         self.settled[idx] = Some(Settled {
-            record,
+            found,
             fresh: state != NodeState::Cached,
         });
-        // One edge, one count: parallel edges are in both numbers.
-        for consumer in self.graph.dag.neighbors(NodeIndex::new(idx)) {
-            self.unsettled[consumer.index()] -= 1;
+        for consumer in self.graph.consumers(idx) {
+            self.unsettled[consumer] -= 1;
         }
     }
 
@@ -285,14 +312,13 @@ impl Scheduler {
         seconds: f64,
         failure: Option<(AttemptError, Vec<String>)>,
     ) -> Event {
-        let node = &self.graph.nodes[idx];
         let (message, hint, log_tail) = match failure {
             None => (None, None, Vec::new()),
             Some((error, tail)) => (Some(error.to_string()), error.hint(), tail),
         };
         Event::NodeFinished {
-            id: node.id.clone(),
-            stage: node.stage.0.clone(),
+            id: self.graph.id(idx),
+            stage: self.graph.stage(idx).0.clone(),
             state,
             seconds,
             message,
@@ -301,12 +327,10 @@ impl Scheduler {
         }
     }
 
-    /// Returns the wanted nodes that read from a node, each once.
+    /// Returns the nodes that read from a node, in order.
     fn consumers(&self, idx: usize) -> Vec<usize> {
-        let neighbors = self.graph.dag.neighbors(NodeIndex::new(idx));
-        let mut consumers: Vec<usize> = neighbors.map(|neighbor| neighbor.index()).collect();
+        let mut consumers: Vec<usize> = self.graph.consumers(idx).collect();
         consumers.sort_unstable();
-        consumers.dedup();
         consumers
     }
 
@@ -320,7 +344,8 @@ impl Scheduler {
             for consumer in self.consumers(done) {
                 let open = self.states[consumer] == NodeState::Waiting && self.choices[consumer].wanted;
                 if open && self.unsettled[consumer] == 0 {
-                    self.consider(consumer, events);
+                    let stored = self.decider().stored_at(consumer);
+                    self.consider(consumer, stored, events);
                     stack.push(consumer);
                 }
             }
@@ -335,51 +360,57 @@ impl Scheduler {
         stop: &watch::Sender<Stop>,
         journal: &mut Journal<'_>,
     ) {
-        self.ready.append(&mut self.contended);
-        // A node that is settled here can make others ready, so this goes on until a pass changes nothing.
-        loop {
-            self.ready.sort_by(|&a, &b| self.ranks[a].compare(&self.ranks[b]));
-            let mut changed = false;
-            for idx in std::mem::take(&mut self.ready) {
-                let pool = self.pool.as_mut().expect("the pool is filled before the loop begins");
-                let Some(grant) = pool.take(self.needs[idx]) else {
-                    self.ready.push(idx);
-                    continue;
-                };
-                match self.claim(idx, journal) {
-                    Some(lock) => self.start(idx, lock, grant, guard, sender, stop),
-                    None => {
-                        self.pool.as_mut().expect("as above").give(grant);
-                        changed |= self.states[idx].is_final();
-                    }
-                }
-            }
-            if !changed {
-                break;
+        let contended = std::mem::take(&mut self.contended);
+        self.ready.extend(contended.into_iter().map(|idx| self.ranks[idx]));
+        // What does not fit now waits aside, so that smaller nodes behind it have their turn.
+        let mut waiting = Vec::new();
+        while self.pool.as_ref().is_some_and(Pool::has_room)
+            && let Some(rank) = self.ready.pop_first()
+        {
+            let idx = rank.idx();
+            let need = self
+                .capacity
+                .as_ref()
+                .map(|capacity| capacity.fit(self.graph.resources(idx)).0);
+            let grant = need.and_then(|need| self.pool.as_mut()?.take(need));
+            let Some(grant) = grant else {
+                waiting.push(rank);
+                continue;
+            };
+            match self.claim(idx, journal) {
+                Some(claimed) => self.start(idx, claimed, grant, guard, sender, stop),
+                None => self.give(grant),
             }
         }
+        self.ready.extend(waiting);
+    }
+
+    fn give(&mut self, grant: Grant) {
+        let pool = self.pool.as_mut();
+        pool.expect("the pool is filled before anything starts").give(grant);
     }
 
     /// Locks a node's key and looks once more: another process may just have finished it.
     ///
     /// None if there is nothing to start: the node was settled, failed, or is run by somebody else.
-    fn claim(&mut self, idx: usize, journal: &mut Journal<'_>) -> Option<KeyLock> {
-        let pending = self.pending[idx]
-            .clone()
-            .expect("a ready node knows what it would run as");
+    fn claim(&mut self, idx: usize, journal: &mut Journal<'_>) -> Option<Claimed> {
+        let pending = &self.pending[&idx];
+        let is_forced = pending.reason == Reason::Forced;
         let mut events = Vec::new();
         let claimed = match self.store.claim(pending.content_key) {
-            Ok(Claim::Held(lock)) if pending.reason == Reason::Forced => Some(lock),
+            Ok(Claim::Held(lock)) if is_forced => Some(lock),
             Ok(Claim::Held(lock)) => {
-                let graph = Arc::clone(&self.graph);
-                match decide::decide(&self.store, &graph.nodes[idx], &self.settled, false) {
-                    Ok(Decision::Hit { record, .. }) => {
-                        self.settle(idx, record, NodeState::Cached, &mut events);
+                let decider = self.decider();
+                match decider.decide(idx, &self.settled, decider.stored_at(idx), false) {
+                    Ok(Decision::Hit { found, .. }) => {
+                        self.pending.remove(&idx);
+                        self.settle(idx, found, NodeState::Cached, &mut events);
                         self.consider_consumers(idx, &mut events);
                         None
                     }
                     Ok(Decision::Run(_)) => Some(lock),
                     Err(error) => {
+                        self.pending.remove(&idx);
                         self.fail(idx, error.into(), Vec::new(), &mut events);
                         None
                     }
@@ -391,22 +422,34 @@ impl Scheduler {
                 None
             }
             Err(error) => {
+                self.pending.remove(&idx);
                 self.fail(idx, error.into(), Vec::new(), &mut events);
                 None
             }
         };
+        let claimed = claimed.and_then(|lock| match self.decider().content(idx, &self.settled) {
+            Ok((content_key, content)) => Some(Claimed {
+                lock,
+                content_key,
+                content,
+            }),
+            Err(error) => {
+                self.pending.remove(&idx);
+                self.fail(idx, error.into(), Vec::new(), &mut events);
+                None
+            }
+        });
         events.iter().for_each(|event| journal.emit(event));
         claimed
     }
 
     /// Says once that a node waits for another process.
     fn announce_wait(&mut self, idx: usize, holder: Option<crate::store::Owner>, events: &mut Vec<Event>) {
-        let pending = self.pending[idx]
-            .as_mut()
-            .expect("a ready node knows what it would run as");
+        let pending = self.pending.get_mut(&idx);
+        let pending = pending.expect("a ready node knows what it would run as");
         if !std::mem::replace(&mut pending.announced, true) {
             events.push(Event::NodeWaiting {
-                id: self.graph.nodes[idx].id.clone(),
+                id: self.graph.id(idx),
                 holder,
             });
         }
@@ -415,32 +458,37 @@ impl Scheduler {
     fn start(
         &mut self,
         idx: usize,
-        lock: KeyLock,
+        claimed: Claimed,
         grant: Grant,
         guard: &Arc<Mutex<Guard>>,
         sender: &mpsc::UnboundedSender<Message>,
         stop: &watch::Sender<Stop>,
     ) {
-        let pending = self.pending[idx]
-            .take()
-            .expect("a ready node knows what it would run as");
-        let node = &self.graph.nodes[idx];
+        let pending = self.pending.remove(&idx);
+        let pending = pending.expect("a ready node knows what it would run as");
+        let node = Arc::new(self.graph.node(idx));
+        let decider = self.decider();
         let artifacts = node.inputs.iter().map(|input| {
-            input
-                .items
-                .iter()
-                .map(|item| decide::artifact_of(item, &self.settled).clone())
-                .collect()
+            let item = |item: &crate::graph::InputItem| {
+                let item = Item {
+                    node: item.node,
+                    output: &item.output,
+                    subpath: None,
+                };
+                decider.artifact_of(item, &self.settled)
+            };
+            input.items.iter().map(item).collect()
         });
         let attempt = Attempt {
-            graph: Arc::clone(&self.graph),
+            pipeline: self.graph.pipeline.clone(),
             idx,
+            artifacts: artifacts.collect(),
+            node,
             store: Arc::clone(&self.store),
             run: self.run.clone(),
             number: 1,
-            content_key: pending.content_key,
-            content: pending.content,
-            artifacts: artifacts.collect(),
+            content_key: claimed.content_key,
+            content: claimed.content,
             grant,
             guard: Arc::clone(guard),
         };
@@ -449,7 +497,7 @@ impl Scheduler {
         tokio::spawn(attempts(
             attempt,
             pending.reason,
-            lock,
+            claimed.lock,
             sender.clone(),
             stop.subscribe(),
         ));
@@ -465,14 +513,12 @@ impl Scheduler {
             Message::Ended { idx, grant, outcome } => (idx, grant, outcome),
         };
         self.running -= 1;
-        self.pool
-            .as_mut()
-            .expect("the pool is filled before the loop begins")
-            .give(grant);
+        self.give(grant);
         let mut events = Vec::new();
         let failed = match outcome {
             Ok(record) => {
-                self.settle(idx, Arc::from(record), NodeState::Executed, &mut events);
+                let found = Found::Record(Arc::new(Known::of(&record)));
+                self.settle(idx, found, NodeState::Executed, &mut events);
                 self.consider_consumers(idx, &mut events);
                 false
             }
@@ -489,6 +535,7 @@ impl Scheduler {
     /// Ends everything that has not started.
     fn cancel_waiting(&mut self, journal: &mut Journal<'_>) {
         self.ready.clear();
+        self.pending.clear();
         self.contended.clear();
         let mut events = Vec::new();
         for idx in 0..self.states.len() {

@@ -4,20 +4,19 @@
 //! parameters and plugins name, for their digests, and nothing else from outside.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use petgraph::graph::{DiGraph, NodeIndex};
-use serde_json::{Map, Value};
-
-use super::axes::{Coordinates, Expansion, Link, Values, expand};
-use super::key::{self, Identity};
-use super::model::{Axes, Graph, InputItem, Node, NodeId, NodeInput, Output, Worker};
-use crate::digest::{Digest, DigestCache, FileError, path_digest};
-use crate::spec::kind::{Kind, Plugin, Provider};
-use crate::spec::values::{self, Slot};
-use crate::spec::{Class, Mistake, Mistakes, Pipeline, Point, Resources, Schema, Stage, Tree};
+use super::axes::{AxisName, Expansion, Link, expand};
+use super::contents::Contents;
+use super::graph::Graph;
+use super::key::Frame;
+use super::model::{Output, Worker};
+use super::params::{AtPoints, ByAxes, Param};
+use super::stage::{Params, StageInput, StageNodes, StageRef};
+use crate::digest::{Digest, DigestCache};
+use crate::spec::kind::{Kind, Provider};
+use crate::spec::{Class, Mistake, Mistakes, Pipeline, Resources, Stage, values};
 
 /// Builds the graph of a pipeline.
 ///
@@ -28,120 +27,47 @@ use crate::spec::{Class, Mistake, Mistakes, Pipeline, Point, Resources, Schema, 
 pub fn build(pipeline: &Pipeline, cache: Option<&dyn DigestCache>) -> Result<Graph, Mistakes> {
     let mut builder = Builder {
         pipeline,
-        contents: Contents {
-            cache,
-            files: HashMap::new(),
-            code: HashMap::new(),
-        },
-        values: Values::default(),
+        contents: Contents::new(cache),
         expanded: pipeline.stages.iter().map(|_| None).collect(),
-        nodes: Vec::new(),
+        graph: Graph::new(pipeline.name.clone(), pipeline.file.clone()),
         out: pipeline.mistakes.clone(),
     };
     for stage_idx in builder.order() {
         builder.add_stage(stage_idx);
     }
     Mistakes::check(builder.out)?;
-    let dag = dag(&builder.nodes);
-    Ok(Graph {
-        pipeline: pipeline.name.clone(),
-        file: pipeline.file.clone(),
-        nodes: builder.nodes,
-        dag,
-    })
+    builder.graph.connect();
+    Ok(builder.graph)
 }
 
-fn dag(nodes: &[Node]) -> DiGraph<usize, ()> {
-    let mut dag = DiGraph::with_capacity(nodes.len(), nodes.len());
-    for idx in 0..nodes.len() {
-        dag.add_node(idx);
-    }
-    for (idx, node) in nodes.iter().enumerate() {
-        let producers: HashSet<usize> = node
-            .inputs
-            .iter()
-            .flat_map(|input| &input.items)
-            .map(|item| item.node)
-            .collect();
-        for producer in producers {
-            dag.add_edge(NodeIndex::new(producer), NodeIndex::new(idx), ());
-        }
-    }
-    dag
-}
-
-/// Digests of what lies outside the store, each read once.
-struct Contents<'a> {
-    cache: Option<&'a dyn DigestCache>,
-    files: HashMap<PathBuf, Digest>,
-    code: HashMap<PathBuf, Result<Option<Digest>, String>>,
-}
-
-impl Contents<'_> {
-    fn file(&mut self, path: &Path) -> Result<Digest, FileError> {
-        if let Some(digest) = self.files.get(path) {
-            return Ok(*digest);
-        }
-        let digest = path_digest(path, self.cache)?;
-        self.files.insert(path.to_path_buf(), digest);
-        Ok(digest)
-    }
-
-    fn code(&mut self, plugin: &Plugin) -> Result<Option<Digest>, String> {
-        let read = || match plugin.code.is_empty() {
-            true => Ok(None),
-            false => crate::spec::plugin::code_digest(plugin, self.cache)
-                .map(Some)
-                .map_err(|error| with_sources(&error)),
-        };
-        self.code.entry(plugin.dir.clone()).or_insert_with(read).clone()
-    }
-
-    /// Returns what a parameter contributes to the key, if anything.
-    fn identity(&mut self, schema: &Schema, value: &Value) -> Result<Option<Value>, FileError> {
-        if schema.class != Class::Identity {
-            return Ok(None);
-        }
-        let identity = schema.identity(value, &mut |path| self.file(path))?;
-        // A path at its default still names content, which may change.
-        let is_default = schema.default.as_ref() == Some(value) && identity == *value;
-        Ok((!is_default).then_some(identity))
-    }
-}
-
-/// A stage that has nodes.
+/// A stage that was expanded.
 struct Expanded {
     expansion: Expansion,
-    /// The index of the node at the first point; the others follow.
-    first: usize,
+    /// The index of its nodes in the graph; absent if something is wrong with it or with what it needs.
+    nodes: Option<usize>,
 }
 
-/// What all nodes of a stage share.
-struct Prepared<'a> {
+/// A stage of which everything is right.
+struct Complete<'a> {
     stage: &'a Stage,
-    kind: &'a Kind,
-    slots: Vec<Slot>,
-    /// For every slot that is ready, what it contributes to the key.
-    identities: Vec<Option<Value>>,
-    defaults: Arc<Map<String, Value>>,
-    resources: Option<Resources>,
+    kind: &'a Arc<Kind>,
     code: Option<Digest>,
-    worker: Worker,
-    outputs: Vec<Output>,
-    links: Vec<Link>,
+    axes: Vec<AxisName>,
+    params: Vec<Param>,
+    inputs: Vec<StageInput>,
+    resources: ByAxes<Resources>,
 }
 
 struct Builder<'a> {
     pipeline: &'a Pipeline,
     contents: Contents<'a>,
-    values: Values,
     /// By stage; absent while it is not expanded, or because it can't be.
     expanded: Vec<Option<Expanded>>,
-    nodes: Vec<Node>,
+    graph: Graph,
     out: Vec<Mistake>,
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// Returns the stages so that each comes after those it needs, otherwise in the order they were written; tells
     /// about circles and leaves them out.
     fn order(&mut self) -> Vec<usize> {
@@ -218,27 +144,62 @@ impl<'a> Builder<'a> {
     }
 
     fn add_stage(&mut self, stage_idx: usize) {
-        let stage = &self.pipeline.stages[stage_idx];
+        let pipeline = self.pipeline;
+        let stage = &pipeline.stages[stage_idx];
         let Some(kind) = &stage.kind else { return };
         let before = self.out.len();
-        let pipeline = self.pipeline;
         let slots = values::params(stage, kind, &pipeline.scope, &pipeline.dir, &mut self.out);
-        let resources = values::resources(stage, &pipeline.scope, None, &mut self.out);
-        let is_good = self.out.len() == before && !slots.iter().any(|slot| matches!(slot, Slot::Wrong));
+        let fixed = values::resources(stage, &pipeline.scope, None, &mut self.out);
         let Some((expansion, links)) = self.expand(stage) else {
             return;
         };
-        let first = self.nodes.len();
-        if is_good {
-            let prepared = self.prepare(stage, kind, slots, resources, links);
-            if let Some(prepared) = prepared {
-                for point in &expansion.points {
-                    self.add_node(&prepared, point);
-                }
-            }
+        let axes: Vec<AxisName> = expansion.axes.iter().map(|axis| axis.name.clone()).collect();
+        let at_points = AtPoints {
+            stage,
+            kind,
+            scope: &pipeline.scope,
+            dir: &pipeline.dir,
+            axes: &axes,
+            points: &expansion.points,
+            values: &self.graph.values,
+        };
+        let mut identity_of = |schema: &_, value: &_, out: &mut Vec<Mistake>| {
+            let identity = self.contents.identity(schema, value);
+            let tell = |error| {
+                out.push(Mistake::new(
+                    &stage.at,
+                    format!("stage `{}` has no key: {error}", stage.name),
+                ))
+            };
+            identity.map_err(tell).ok()
+        };
+        let mut params = Vec::with_capacity(slots.len());
+        for (idx, slot) in slots.into_iter().enumerate() {
+            params.extend(at_points.param(idx, slot, &mut identity_of, &mut self.out));
         }
-        // Stages below are still expanded and checked; their nodes are never used, as something is wrong.
-        self.expanded[stage_idx] = Some(Expanded { expansion, first });
+        let resources = at_points.resources(fixed, &mut self.out);
+        let code = self.code(stage, kind);
+        let inputs = self.inputs(stage, kind, links);
+        let nodes = match (resources, code, inputs) {
+            // A parameter that is missing was told where the stage was read.
+            (Some(resources), Some(code), Some(inputs))
+                if self.out.len() == before && params.len() == kind.params.0.len() =>
+            {
+                let complete = Complete {
+                    stage,
+                    kind,
+                    code,
+                    axes,
+                    params,
+                    inputs,
+                    resources,
+                };
+                Some(self.graph.add_stage(self.nodes(complete, &expansion)))
+            }
+            _ => None,
+        };
+        // Stages below are still expanded and checked, though there will be no graph.
+        self.expanded[stage_idx] = Some(Expanded { expansion, nodes });
     }
 
     fn expand(&mut self, stage: &Stage) -> Option<(Expansion, Vec<Link>)> {
@@ -248,14 +209,14 @@ impl<'a> Builder<'a> {
             let producer = self.pipeline.stage_idx(&reference.stage)?;
             upstream.push(&self.expanded[producer].as_ref()?.expansion);
         }
-        let (expansion, links) = expand(stage, matrix, &upstream, &mut self.values, &mut self.out)?;
+        let (expansion, links) = expand(stage, matrix, &upstream, &mut self.graph.values, &mut self.out)?;
         let before = self.out.len();
-        self.check_singles(stage, &expansion, &links);
+        self.check_singles(stage, &links);
         (self.out.len() == before).then_some((expansion, links))
     }
 
     /// Tells about inputs that take one artifact and would get several.
-    fn check_singles(&mut self, stage: &Stage, expansion: &Expansion, links: &[Link]) {
+    fn check_singles(&mut self, stage: &Stage, links: &[Link]) {
         let Some(kind) = stage.kind.as_ref().filter(|kind| !kind.is_open()) else {
             return;
         };
@@ -263,18 +224,10 @@ impl<'a> Builder<'a> {
         for need in &stage.needs {
             let links: Vec<&Link> = links.by_ref().take(need.refs.len()).collect();
             let is_single = kind.input(&need.name.text).is_some_and(|input| !input.gathered);
-            let most = |link: &Link| {
-                expansion
-                    .points
-                    .iter()
-                    .map(|point| link.members(point).len())
-                    .max()
-                    .unwrap_or(0)
-            };
             let num = links
                 .first()
                 .filter(|_| is_single && links.len() == 1)
-                .map_or(0, |link| most(link));
+                .map_or(0, |link| link.members.most());
             if num > 1 {
                 let message = format!(
                     "input `{}` of `{}` takes one artifact; `gather` makes it {num}",
@@ -286,232 +239,78 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn prepare(
-        &mut self,
-        stage: &'a Stage,
-        kind: &'a Kind,
-        slots: Vec<Slot>,
-        resources: Option<Resources>,
-        links: Vec<Link>,
-    ) -> Option<Prepared<'a>> {
-        let mut identities = Vec::with_capacity(slots.len());
-        for (slot, (_, schema)) in slots.iter().zip(&kind.params.0) {
-            identities.push(match slot {
-                Slot::Ready(value) => self.identity(stage, schema, value)?,
-                Slot::Pending(_) | Slot::Wrong => None,
-            });
-        }
-        let (worker, code) = match &kind.provider {
-            Provider::Command => (
-                Worker::Command {
-                    directory: self.pipeline.dir.clone(),
-                },
-                None,
-            ),
-            Provider::Plugin(plugin) => {
-                let code = self.contents.code(plugin).map_err(|error| {
-                    let at = stage.uses.as_ref().map_or(&stage.at, |uses| &uses.at);
-                    let message = format!("the code of plugin `{}` has no digest: {error}", plugin.name);
-                    self.out
-                        .push(Mistake::new(at, message).help("mend `code` in its plugin.yaml"));
-                });
-                let program = plugin.program.clone();
-                (
-                    Worker::Plugin {
-                        program,
-                        plugin: plugin.name.clone(),
-                        dir: plugin.dir.clone(),
-                    },
-                    code.ok()?,
-                )
+    /// Returns the digest of the code of a stage's plugin, if it declares any; `None` after telling why it has none.
+    fn code(&mut self, stage: &Stage, kind: &Kind) -> Option<Option<Digest>> {
+        let Provider::Plugin(plugin) = &kind.provider else {
+            return Some(None);
+        };
+        let code = self.contents.code(plugin).map_err(|error| {
+            let at = stage.uses.as_ref().map_or(&stage.at, |uses| &uses.at);
+            let message = format!("the code of plugin `{}` has no digest: {error}", plugin.name);
+            self.out
+                .push(Mistake::new(at, message).help("mend `code` in its plugin.yaml"));
+        });
+        code.ok()
+    }
+
+    /// Returns the inputs of a stage; `None` if a stage that it needs has no nodes.
+    fn inputs(&self, stage: &Stage, kind: &Kind, links: Vec<Link>) -> Option<Vec<StageInput>> {
+        let mut links = links.into_iter();
+        let mut inputs = Vec::with_capacity(stage.needs.len());
+        for need in &stage.needs {
+            let mut refs = Vec::with_capacity(need.refs.len());
+            let mut is_collapsed = false;
+            for (reference, link) in need.refs.iter().zip(links.by_ref()) {
+                let producer = self.pipeline.stage_idx(&reference.stage)?;
+                let nodes = self.expanded[producer].as_ref()?.nodes?;
+                is_collapsed |= link.is_collapsed;
+                refs.push(StageRef::new(nodes, reference, link.members));
             }
-        };
+            let gathered = match kind.input(&need.name.text) {
+                Some(spec) => spec.gathered,
+                None => need.is_list || is_collapsed,
+            };
+            inputs.push(StageInput::new(&need.name.text, gathered, refs));
+        }
+        Some(inputs)
+    }
+
+    fn nodes(&self, complete: Complete<'_>, expansion: &Expansion) -> StageNodes {
+        let Complete { stage, kind, code, .. } = complete;
         let specs = stage.output_specs().unwrap_or_default();
-        let output = |spec: &&crate::spec::kind::OutputSpec| Output {
-            name: spec.name.clone(),
-            type_name: spec.type_name.clone(),
-        };
-        let outputs = specs.iter().map(output).collect();
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let identity = kind
             .params
             .0
             .iter()
             .filter(|(_, schema)| schema.class == Class::Identity);
         let defaults = identity.filter_map(|(name, schema)| Some((name.clone(), schema.default.clone()?)));
-        Some(Prepared {
+        let output = |spec: &&crate::spec::kind::OutputSpec| Output {
+            name: spec.name.clone(),
+            type_name: spec.type_name.clone(),
+        };
+        StageNodes {
+            name: stage.name.clone(),
+            frame: Frame::new(&kind.name, kind.version, code, kind.is_open().then_some(&names)),
+            axes: complete.axes,
+            points: expansion.points.clone(),
+            first: self.graph.len(),
+            params: Params::new(kind, complete.params),
+            inputs: complete.inputs,
+            outputs: specs.iter().map(output).collect(),
+            resources: complete.resources,
+            worker: match &kind.provider {
+                Provider::Command => Worker::Command {
+                    directory: self.pipeline.dir.clone(),
+                },
+                Provider::Plugin(plugin) => Worker::Plugin {
+                    program: plugin.program.clone(),
+                    plugin: plugin.name.clone(),
+                    dir: plugin.dir.clone(),
+                },
+            },
             defaults: Arc::new(defaults.collect()),
-            stage,
-            kind,
-            slots,
-            identities,
-            resources,
-            code,
-            worker,
-            outputs,
-            links,
-        })
-    }
-
-    fn identity(&mut self, stage: &Stage, schema: &Schema, value: &Value) -> Option<Option<Value>> {
-        let identity = self.contents.identity(schema, value);
-        identity
-            .map_err(|error| self.out.push(Mistake::new(&stage.at, with_sources(&error))))
-            .ok()
-    }
-
-    fn add_node(&mut self, prepared: &Prepared<'a>, point: &Coordinates) {
-        let Prepared { stage, kind, .. } = prepared;
-        let is_pending =
-            prepared.resources.is_none() || prepared.slots.iter().any(|slot| matches!(slot, Slot::Pending(_)));
-        let trees: BTreeMap<String, Tree> = match is_pending {
-            true => point
-                .iter()
-                .map(|(axis, value)| (axis.to_string(), self.values.tree(*value).clone()))
-                .collect(),
-            false => BTreeMap::new(),
-        };
-        let Some((params, identity)) = self.params_at(prepared, &trees) else {
-            return;
-        };
-        let resources = prepared.resources.clone();
-        let resources =
-            resources.or_else(|| values::resources(stage, &self.pipeline.scope, Some(&trees), &mut self.out));
-        let Some(resources) = resources else { return };
-        let axes: Axes = point
-            .iter()
-            .map(|(axis, value)| (axis.to_string(), self.values.tree(*value).to_value()))
-            .collect();
-        let inputs = self.inputs_at(prepared, point);
-        let names: Vec<Value> = prepared
-            .outputs
-            .iter()
-            .map(|output| output.name.clone().into())
-            .collect();
-        let identity = Identity {
-            kind: &kind.name,
-            version: kind.version,
-            params: identity,
-            code: prepared.code,
-            outputs: kind.is_open().then_some(Value::Array(names)),
-        };
-        let keys = key::seed(&identity).and_then(|seed| {
-            Ok((
-                seed,
-                key::recipe(identity, &inputs, |item| self.nodes[item.node].recipe_key)?,
-            ))
-        });
-        match keys {
-            Err(error) => self.out.push(Mistake::new(
-                &stage.at,
-                format!("stage `{}` has no key: {error}", stage.name),
-            )),
-            Ok((seed, (recipe_key, recipe))) => self.nodes.push(Node {
-                id: node_id(stage, &axes),
-                stage: stage.name.clone(),
-                kind: kind.name.clone(),
-                kind_version: kind.version,
-                axes,
-                params,
-                defaults: prepared.defaults.clone(),
-                seed,
-                inputs,
-                outputs: prepared.outputs.clone(),
-                resources,
-                worker: prepared.worker.clone(),
-                recipe_key,
-                recipe,
-            }),
+            kind: Arc::clone(kind),
         }
     }
-
-    /// Returns all parameters at a point, and those that enter the key.
-    fn params_at(
-        &mut self,
-        prepared: &Prepared<'a>,
-        axes: &BTreeMap<String, Tree>,
-    ) -> Option<(Map<String, Value>, Map<String, Value>)> {
-        let (mut params, mut identities) = (Map::new(), Map::new());
-        let Pipeline { scope, dir, .. } = self.pipeline;
-        let mut is_complete = true;
-        for (idx, (name, schema)) in prepared.kind.params.0.iter().enumerate() {
-            let (value, identity) = match &prepared.slots[idx] {
-                Slot::Ready(value) => (value.clone(), prepared.identities[idx].clone()),
-                Slot::Wrong => return None,
-                Slot::Pending(tree) => {
-                    let slot = values::param_at(prepared.kind, idx, tree, scope, dir, Point::At(axes), &mut self.out);
-                    let Slot::Ready(value) = slot else {
-                        is_complete = false;
-                        continue;
-                    };
-                    let identity = self.identity(prepared.stage, schema, &value)?;
-                    (value, identity)
-                }
-            };
-            params.insert(name.clone(), value);
-            if let Some(identity) = identity {
-                identities.insert(name.clone(), identity);
-            }
-        }
-        is_complete.then_some((params, identities))
-    }
-
-    fn inputs_at(&self, prepared: &Prepared<'a>, point: &Coordinates) -> Vec<NodeInput> {
-        let mut links = prepared.links.iter();
-        let mut inputs = Vec::with_capacity(prepared.stage.needs.len());
-        for need in &prepared.stage.needs {
-            let mut items = Vec::new();
-            let mut is_collapsed = false;
-            for (reference, link) in need.refs.iter().zip(links.by_ref()) {
-                is_collapsed |= link.is_collapsed;
-                let producer = self.pipeline.stage_idx(&reference.stage);
-                let Some(producer) = producer.and_then(|idx| self.expanded[idx].as_ref()) else {
-                    continue;
-                };
-                let members = link.members(point).iter();
-                // Where a stage above has a mistake it has no nodes; then the graph is never used.
-                let nodes = members
-                    .map(|member| producer.first + member)
-                    .filter(|&node| node < self.nodes.len());
-                items.extend(nodes.map(|node| InputItem {
-                    node,
-                    output: reference.output.clone(),
-                    subpath: reference.subpath.clone(),
-                    axes: self.nodes[node].axes.clone(),
-                    label: reference.label.clone(),
-                }));
-            }
-            let gathered = match prepared.kind.input(&need.name.text) {
-                Some(spec) => spec.gathered,
-                None => need.is_list || is_collapsed,
-            };
-            inputs.push(NodeInput {
-                name: need.name.text.clone(),
-                gathered,
-                items,
-            });
-        }
-        inputs
-    }
-}
-
-fn node_id(stage: &Stage, axes: &Axes) -> NodeId {
-    if axes.is_empty() {
-        return NodeId(stage.name.0.clone());
-    }
-    let coordinates: Vec<String> = axes
-        .iter()
-        .map(|(axis, value)| format!("{axis}={}", key::axis_text(value)))
-        .collect();
-    NodeId(format!("{}[{}]", stage.name, coordinates.join(",")))
-}
-
-/// Returns an error with all that it was caused by, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }

@@ -2,13 +2,12 @@
 //!
 //! A preimage is `{"format", "kind", "version", "code", "params", "outputs", "inputs"}`; `code` only for kinds of a
 //! plugin, `outputs` only where the pipeline chooses them. Names of stages and pipelines, paths, resources and
-//! parameters that don't change the result have no way in. What is stored, shown and hashed is the same value.
+//! parameters that don't change the result have no way in. It is written once, as the canonical text that is hashed;
+//! what is stored and shown is that text read back, so an explanation can't drift from the key.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::digest::{CanonicalError, ContentKey, Digest, RecipeKey, canonical};
-
-use super::model::{InputItem, NodeInput};
 
 /// The version of the preimages; raising it re-keys everything.
 const FORMAT: u64 = 1;
@@ -16,101 +15,156 @@ const RECIPE_TAG: &str = "volvelle recipe v1";
 const CONTENT_TAG: &str = "volvelle content v1";
 const SEED_TAG: &str = "volvelle seed v1";
 
-/// What a node's kind and parameters contribute to its keys.
-pub(super) struct Identity<'a> {
-    pub kind: &'a str,
-    pub version: u64,
-    /// Identity parameters that are not at their default, in canonical form.
-    pub params: Map<String, Value>,
-    /// The digest of the plugin's code.
-    pub code: Option<Digest>,
-    /// The outputs, where the pipeline and not the kind names them.
-    pub outputs: Option<Value>,
-}
-
 /// Returns the seed of a node: 63 bits from kind, version and identity parameters.
 ///
 /// Inputs and code are left out, so that a better upstream stage is judged under the same randomness.
-pub(super) fn seed(identity: &Identity<'_>) -> Result<u64, CanonicalError> {
-    let value = json!({"kind": identity.kind, "version": identity.version, "params": identity.params});
+pub(super) fn seed(kind: &str, version: u64, params: &Value) -> Result<u64, CanonicalError> {
+    let value = json!({"kind": kind, "version": version, "params": params});
     let digest = Digest::of_value(SEED_TAG, &value)?;
     let mut first = [0u8; 8];
     first.copy_from_slice(&digest.0[..8]);
     Ok(u64::from_be_bytes(first) >> 1)
 }
 
-/// Returns the recipe key and its preimage.
-pub(super) fn recipe(
-    identity: Identity<'_>,
-    inputs: &[NodeInput],
-    recipe_of: impl Fn(&InputItem) -> RecipeKey,
-) -> Result<(RecipeKey, Value), CanonicalError> {
-    let mut preimage = Map::new();
-    preimage.insert("format".into(), FORMAT.into());
-    preimage.insert("kind".into(), identity.kind.into());
-    preimage.insert("version".into(), identity.version.into());
-    if let Some(code) = identity.code {
-        preimage.insert("code".into(), code.to_string().into());
-    }
-    preimage.insert("params".into(), Value::Object(identity.params));
-    if let Some(outputs) = identity.outputs {
-        preimage.insert("outputs".into(), outputs);
-    }
-    let origin = |item: &InputItem, entry: &mut Map<String, Value>| {
-        entry.insert("recipe".into(), recipe_of(item).to_string().into());
-        entry.insert("output".into(), item.output.clone().into());
-    };
-    preimage.insert("inputs".into(), input_values(inputs, origin));
-    let preimage = Value::Object(preimage);
-    Ok((RecipeKey(Digest::of_value(RECIPE_TAG, &preimage)?), preimage))
+/// Returns the recipe key of a preimage.
+pub(super) fn recipe_key(preimage: &str) -> RecipeKey {
+    RecipeKey(Digest::of_text(RECIPE_TAG, preimage))
 }
 
-/// Returns the content key and its preimage, from the recipe of the same node.
-pub(super) fn content(
-    recipe: &Value,
-    inputs: &[NodeInput],
-    digest_of: impl Fn(&InputItem) -> Digest,
-) -> (ContentKey, Value) {
-    let mut preimage = recipe.clone();
-    let origin = |item: &InputItem, entry: &mut Map<String, Value>| {
-        entry.insert("digest".into(), digest_of(item).to_string().into());
-    };
-    preimage["inputs"] = input_values(inputs, origin);
-    let key = Digest::of_value(CONTENT_TAG, &preimage).expect("the recipe, with the same names, has a canonical text");
-    (ContentKey(key), preimage)
+/// Returns the content key of a preimage.
+pub(super) fn content_key(preimage: &str) -> ContentKey {
+    ContentKey(Digest::of_text(CONTENT_TAG, preimage))
 }
 
-/// Returns the part of a preimage that is about inputs; `origin` writes what an item is made of.
-fn input_values(inputs: &[NodeInput], origin: impl Fn(&InputItem, &mut Map<String, Value>)) -> Value {
-    let item_value = |item: &InputItem, in_list: bool| {
-        let mut entry = Map::new();
-        origin(item, &mut entry);
-        if let Some(path) = &item.subpath {
-            entry.insert("path".into(), path.clone().into());
+/// What the preimages of all nodes of a stage have in common, in canonical form.
+#[derive(Debug)]
+pub(super) struct Frame {
+    /// Up to the inputs.
+    head: String,
+    /// From the inputs to the parameters.
+    middle: String,
+    /// After the parameters.
+    tail: String,
+}
+
+impl Frame {
+    /// `code` is the digest of the plugin's code, `outputs` the names that the pipeline and not the kind gives.
+    pub fn new(kind: &str, version: u64, code: Option<Digest>, outputs: Option<&[&str]>) -> Frame {
+        let mut head = String::from("{");
+        if let Some(code) = code {
+            head.push_str(&format!("\"code\":\"{code}\","));
         }
-        // In a list the coordinates and labels tell the items apart, and kinds put them into what they make.
-        if in_list && !item.axes.is_empty() {
-            entry.insert(
-                "axes".into(),
-                item.axes
-                    .iter()
-                    .map(|(axis, value)| (axis.clone(), value.clone()))
-                    .collect(),
-            );
+        head.push_str(&format!("\"format\":{FORMAT},\"inputs\":"));
+        let mut middle = String::from(",\"kind\":");
+        canonical::push_string(&mut middle, kind);
+        if let Some(outputs) = outputs {
+            middle.push_str(",\"outputs\":");
+            push_list(&mut middle, outputs.iter(), |out, name| {
+                canonical::push_string(out, name)
+            });
         }
-        if let (true, Some(label)) = (in_list, &item.label) {
-            entry.insert("label".into(), label.clone().into());
+        middle.push_str(",\"params\":");
+        Frame {
+            head,
+            middle,
+            tail: format!(",\"version\":{version}}}"),
         }
-        Value::Object(entry)
-    };
-    let input_value = |input: &NodeInput| match &input.items[..] {
-        [item] if !input.gathered => item_value(item, false),
-        items => Value::Array(items.iter().map(|item| item_value(item, true)).collect()),
-    };
-    inputs
-        .iter()
-        .map(|input| (input.name.clone(), input_value(input)))
-        .collect()
+    }
+
+    /// Writes a preimage; `inputs` and `params` write theirs.
+    pub fn write(&self, out: &mut String, inputs: impl FnOnce(&mut String), params: impl FnOnce(&mut String)) {
+        out.push_str(&self.head);
+        inputs(out);
+        out.push_str(&self.middle);
+        params(out);
+        out.push_str(&self.tail);
+    }
+}
+
+/// What a preimage says of where an item comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// How it is made: in a recipe.
+    Recipe(RecipeKey),
+    /// What is in it: in a content preimage.
+    Content(Digest),
+}
+
+/// What a preimage says of a reference, in canonical form.
+#[derive(Debug)]
+pub(super) struct ItemTexts {
+    label: String,
+    output: String,
+    path: String,
+}
+
+impl ItemTexts {
+    pub fn new(label: Option<&str>, output: &str, subpath: Option<&str>) -> ItemTexts {
+        let member = |name: &str, text: &str| {
+            let mut out = format!("\"{name}\":");
+            canonical::push_string(&mut out, text);
+            out
+        };
+        ItemTexts {
+            label: label.map(|label| member("label", label)).unwrap_or_default(),
+            output: member("output", output),
+            path: subpath.map(|path| member("path", path)).unwrap_or_default(),
+        }
+    }
+
+    /// Writes an item. In a list, coordinates and labels tell the items apart, and kinds put them into what they make;
+    /// `axes` writes the coordinates, if there are any.
+    pub fn write(&self, out: &mut String, origin: Origin, axes: Option<impl FnOnce(&mut String)>, in_list: bool) {
+        let label = if in_list { self.label.as_str() } else { "" };
+        out.push('{');
+        if let Some(axes) = axes.filter(|_| in_list) {
+            out.push_str("\"axes\":");
+            axes(out);
+            out.push(',');
+        }
+        // Names of members are in order of their bytes, as everywhere in a canonical text.
+        match origin {
+            Origin::Recipe(key) => {
+                push_members(out, [label, &self.output, &self.path]);
+                out.push_str("\"recipe\":\"");
+                key.0.push_to(out);
+                out.push_str("\"}");
+            }
+            Origin::Content(digest) => {
+                out.push_str("\"digest\":\"");
+                digest.push_to(out);
+                out.push_str("\",");
+                push_members(out, [label, &self.path]);
+                // The last comma goes.
+                out.pop();
+                out.push('}');
+            }
+        }
+    }
+}
+
+fn push_members<'a>(out: &mut String, members: impl IntoIterator<Item = &'a str>) {
+    for member in members.into_iter().filter(|member| !member.is_empty()) {
+        out.push_str(member);
+        out.push(',');
+    }
+}
+
+/// Writes a list of JSON.
+pub(super) fn push_list<T>(out: &mut String, items: impl Iterator<Item = T>, mut push: impl FnMut(&mut String, T)) {
+    out.push('[');
+    for (idx, item) in items.enumerate() {
+        if idx > 0 {
+            out.push(',');
+        }
+        push(out, item);
+    }
+    out.push(']');
+}
+
+/// Reads a preimage back, for whoever explains or stores it.
+pub(super) fn parse(preimage: &str) -> Value {
+    serde_json::from_str(preimage).expect("a preimage is written as JSON")
 }
 
 /// Returns how an axis value is written in the name of a node.
@@ -129,66 +183,41 @@ fn reads_as_other(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn identity(params: Value) -> Identity<'static> {
-        let params = params.as_object().cloned().expect("an object");
-        Identity {
-            kind: "astro.sft",
-            version: 1,
-            params,
-            code: None,
-            outputs: None,
-        }
-    }
-
-    fn input(gathered: bool, labels: &[&str]) -> NodeInput {
-        let item = |(node, label): (usize, &&str)| InputItem {
-            node,
-            output: "model".into(),
-            subpath: None,
-            axes: [("style".to_owned(), json!(*label))].into(),
-            label: Some((*label).to_owned()),
-        };
-        NodeInput {
-            name: "model".into(),
-            gathered,
-            items: labels.iter().enumerate().map(item).collect(),
+    #[test]
+    fn a_preimage_is_its_own_canonical_text() {
+        let frame = Frame::new("a.b", 2, Some(Digest::of(b"code")), Some(&["x", "\u{e9}\n"]));
+        let item = ItemTexts::new(Some("l"), "model", Some("a/b"));
+        let recipe = Origin::Recipe(RecipeKey(Digest::of(b"r")));
+        for (origin, in_list) in [recipe, Origin::Content(Digest::of(b"c"))]
+            .into_iter()
+            .flat_map(|o| [(o, true), (o, false)])
+        {
+            let mut text = String::new();
+            let axes = |out: &mut String| out.push_str("{\"s\":1}");
+            frame.write(
+                &mut text,
+                |out| {
+                    out.push_str("{\"i\":");
+                    item.write(out, origin, Some(axes), in_list);
+                    out.push('}');
+                },
+                |out| out.push_str("{\"p\":0.5}"),
+            );
+            let value = parse(&text);
+            assert_eq!(canonical::to_string(&value).as_deref(), Ok(text.as_str()));
+            assert_eq!(value["inputs"]["i"].get("label").is_some(), in_list);
+            assert_eq!(value["inputs"]["i"].get("axes").is_some(), in_list);
         }
     }
 
     #[test]
-    fn the_seed_is_63_bits_of_kind_version_and_parameters() {
-        let a = seed(&identity(json!({"x": 1}))).expect("a plain value");
-        assert_eq!(a, seed(&identity(json!({"x": 1}))).expect("a plain value"));
-        assert_ne!(a, seed(&identity(json!({"x": 2}))).expect("a plain value"));
+    fn the_seed_depends_on_parameters_and_is_positive() {
+        let a = seed("astro.sft", 1, &json!({"x": 1})).expect("a plain value");
+        assert_eq!(a, seed("astro.sft", 1, &json!({"x": 1})).expect("a plain value"));
+        assert_ne!(a, seed("astro.sft", 1, &json!({"x": 2})).expect("a plain value"));
         assert!(a < 1 << 63);
-    }
-
-    #[test]
-    fn coordinates_and_labels_count_only_in_a_list() {
-        let key = |inputs: &[NodeInput]| {
-            recipe(identity(json!({})), inputs, |_| RecipeKey(Digest::of(b"x")))
-                .expect("a plain value")
-                .0
-        };
-        assert_eq!(key(&[input(false, &["a"])]), key(&[input(false, &["b"])]));
-        assert_ne!(key(&[input(true, &["a"])]), key(&[input(true, &["b"])]));
-        assert_ne!(key(&[input(true, &["a"])]), key(&[input(false, &["a"])]));
-    }
-
-    #[test]
-    fn the_content_preimage_names_digests_and_no_recipes() {
-        let inputs = [input(false, &["a"])];
-        let (_, preimage) =
-            recipe(identity(json!({"x": 0.5})), &inputs, |_| RecipeKey(Digest::of(b"r"))).expect("plain");
-        let (key, content) = content(&preimage, &inputs, |_| Digest::of(b"c"));
-        let digest = Digest::of(b"c").to_string();
-        assert_eq!(content["inputs"], json!({"model": {"digest": digest}}));
-        assert_eq!(content["params"], preimage["params"]);
-        assert_eq!(key.0, Digest::of_value(CONTENT_TAG, &content).expect("plain"));
     }
 
     #[test]

@@ -5,10 +5,19 @@
 
 mod axes;
 mod build;
+mod contents;
+#[expect(clippy::module_inception, reason = "the graph is what the folder is about")]
+mod graph;
 mod key;
 mod model;
+mod params;
+mod points;
+mod select;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use build::build;
-pub use model::{Axes, Graph, InputItem, Node, NodeId, NodeInput, Output, Resources, SelectError, StageName, Worker};
+pub use graph::{Graph, Item, StageView};
+pub use model::{Axes, InputItem, Node, NodeId, NodeInput, Output, Resources, StageName, Worker};
+pub use select::SelectError;

@@ -7,7 +7,7 @@ mod summary;
 mod text;
 
 pub use lines::Lines;
-pub use plan::{describe_cause, describe_change, describe_parts, describe_plan};
+pub use plan::{describe_cause, describe_change, describe_parts, describe_plan, describe_plan_counts};
 pub use record::{artifact_line, describe_record};
 pub use summary::{describe_counts, describe_run};
 pub use text::{Paint, bytes, duration, table};

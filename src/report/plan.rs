@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::text::{Paint, duration, table};
 use crate::digest::{Change, Digest};
 use crate::exec::{Cause, NodeState, Part, Plan, PlanState, PlannedNode};
+use crate::graph::Graph;
 
 /// How many differences of one node are told in its line.
 const MAX_REASONS: usize = 3;
@@ -12,20 +13,26 @@ const MAX_REASONS: usize = 3;
 /// Returns a plan: the nodes that run or may run with their reasons, and how many are cached.
 ///
 /// With `all`, cached nodes have a line as well.
-pub fn describe_plan(plan: &Plan, all: bool, paint: Paint) -> String {
-    let shown: Vec<&PlannedNode> = plan
-        .nodes
-        .iter()
-        .filter(|node| all || node.state != PlanState::Cached)
+pub fn describe_plan(plan: &Plan, graph: &Graph, all: bool, paint: Paint) -> String {
+    let shown = |idx: &usize| all || plan.state(*idx) != PlanState::Cached;
+    let shown: Vec<PlannedNode> = (0..graph.len())
+        .filter(shown)
+        .map(|idx| plan.node(graph, idx))
         .collect();
-    let rows: Vec<Vec<String>> = shown.iter().map(|node| row(node)).collect();
+    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
     let mut out = String::new();
     for (line, node) in table(&rows).lines().zip(&shown) {
         out.push_str(&paint.state(color_of(node.state), line));
         out.push('\n');
     }
+    out.push_str(&describe_plan_counts(plan, &graph.pipeline));
+    out
+}
+
+/// Returns the last line of a plan: how many nodes are in which state, and the work that is expected.
+pub fn describe_plan_counts(plan: &Plan, pipeline: &str) -> String {
     let counts = plan.counts;
-    let total = plan.nodes.len();
+    let total = counts.cached + counts.run + counts.maybe;
     let summary = match (counts.run + counts.maybe, counts.maybe) {
         (0, _) => format!("nothing to do: {total} nodes cached"),
         (_, 0) => format!("{total} nodes: {} run, {} cached", counts.run, counts.cached),
@@ -34,12 +41,12 @@ pub fn describe_plan(plan: &Plan, all: bool, paint: Paint) -> String {
             counts.run, counts.maybe, counts.cached
         ),
     };
-    out.push_str(&format!("{}: {summary}", plan.pipeline));
+    let mut out = format!("{pipeline}: {summary}");
     if plan.estimate_s > 0.0 {
         let most = if counts.maybe > 0 { "at most " } else { "" };
         out.push_str(&format!("; {most}{} of work", duration(plan.estimate_s)));
     }
-    let unknown = plan.nodes.iter().filter(|node| node.estimate_s.is_none()).count();
+    let unknown = plan.num_unknown();
     if unknown > 0 && plan.estimate_s > 0.0 {
         out.push_str(&format!(" and {unknown} nodes whose time is not known"));
     }

@@ -93,6 +93,8 @@ pub struct Reference {
     pub output: String,
     /// A file or folder inside the artifact.
     pub subpath: Option<String>,
+    /// The values of axes that select some of the stage's points.
+    pub point: Vec<(Key, Tree)>,
     /// Where it was written.
     pub at: At,
 }
@@ -333,6 +335,7 @@ fn reference(label: Option<String>, tree: &Tree, out: &mut Vec<Mistake>) -> Opti
         stage: stage.to_owned(),
         output: output.to_owned(),
         subpath,
+        point: Vec::new(),
         at: tree.at.clone(),
     })
 }

@@ -21,6 +21,7 @@ mod yaml;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +29,9 @@ pub use document::{Need, Reference, Stage};
 pub use matrix::{Axis, Matrix};
 pub use mistake::{At, Mistake, Mistakes, listed, nearest, shown};
 pub use resources::Resources;
-pub use schema::{Class, Schema, choices, text_of};
-pub use scope::{Point, Scope};
-pub use yaml::{Key, Tree};
+pub use schema::{Class, Schema, Type, choices, text_of};
+pub use scope::{Outcome, Point, Scope};
+pub use yaml::{Item, Key, Tree};
 
 use kind::Catalog;
 
@@ -66,7 +67,7 @@ pub struct Pipeline {
     /// The name; that of the file if it gives none.
     pub name: String,
     /// What references refer to.
-    pub scope: Scope,
+    pub scope: Arc<Scope>,
     /// The stages in the order they were written.
     pub stages: Vec<Stage>,
     /// The kinds that were found.
@@ -144,7 +145,7 @@ fn read(whole: &At, dir: PathBuf, options: &Options) -> Result<Pipeline, Mistake
         name: document.name.unwrap_or_default(),
         stages: document.stages,
         dir,
-        scope,
+        scope: Arc::new(scope),
         catalog,
         mistakes,
         index,

@@ -3,7 +3,7 @@
 //! Types survive where a scalar is one reference. What is filled in keeps the place where it was written, so that a
 //! wrong value is shown where its author can change it. It doesn't know stages or kinds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::mistake::{At, Mistake, listed, nearest};
 use super::schema::text_of;
@@ -86,6 +86,23 @@ impl Scope {
             },
             out,
         )
+    }
+
+    /// Adds the axes that a value refers to, be it through parameters.
+    pub fn axes_in(&self, tree: &Tree, names: &mut BTreeSet<String>) {
+        match &tree.item {
+            Item::Plain(_) => {}
+            Item::List(items) => items.iter().for_each(|item| self.axes_in(item, names)),
+            Item::Map(entries) => entries.iter().for_each(|(_, value)| self.axes_in(value, names)),
+            Item::Text(text) => {
+                for part in template::parse(text).unwrap_or_default() {
+                    let Part::Reference(name) = part else { continue };
+                    if let Some(axis) = name.strip_prefix("matrix.") {
+                        names.insert(axis.to_owned());
+                    }
+                }
+            }
+        }
     }
 
     fn env(&self, name: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {

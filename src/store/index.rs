@@ -1,4 +1,4 @@
-//! The sled index: a fast way to the records of a kind and to the digests of files outside the cache.
+//! The sled index: a fast way to the history of nodes and to the digests of files outside the cache.
 //!
 //! Nothing in it is the only copy. It is opened when something asks for it and closed soon after, because sled lets
 //! only one process in: whoever finds it taken reads the files instead. It learns of new records from the journal, so
@@ -12,45 +12,23 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::Timestamp;
+use super::history::{Entry, RecordHistory, RecordSummary, Sorted, Table};
 use super::lock::{Claim, KeyLock};
 use super::record::{self, Record};
 use super::{Store, durable};
 use crate::digest::{Digest, DigestCache, FileStat, RecipeKey};
 
 /// Changes when the meaning of what is stored does; another number means building it again.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 
 /// Below this, hashing a file again costs less than opening the index.
 const WORTH_REMEMBERING_BYTES: u64 = 4 << 20;
 
-/// What the index knows of a record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecordSummary {
-    pub recipe_key: RecipeKey,
-    pub kind: String,
-    pub node: String,
-    pub stage: String,
-    pub pipeline: String,
-    pub started: Timestamp,
-    /// The time that the execution took.
-    pub seconds: f64,
-}
+/// How much memory sled may keep pages in; history is asked for a few nodes at a time.
+const CACHE_BYTES: u64 = 8 << 20;
 
-impl RecordSummary {
-    fn of(record: &Record) -> RecordSummary {
-        RecordSummary {
-            recipe_key: record.recipe_key,
-            kind: record.kind.clone(),
-            node: record.node.clone(),
-            stage: record.stage.clone(),
-            pipeline: record.pipeline.clone(),
-            started: record.started,
-            seconds: record.seconds,
-        }
-    }
-}
+/// How many records are put into the index at a time.
+const BATCH: usize = 4096;
 
 /// The place of the index in a store: closed until something needs it.
 #[derive(Default)]
@@ -64,33 +42,60 @@ impl std::fmt::Debug for Slot {
 
 struct Index {
     db: sled::Db,
-    records: sled::Tree,
+    by_node: sled::Tree,
+    by_kind: sled::Tree,
     files: sled::Tree,
     _lock: KeyLock,
 }
 
 impl Store {
-    /// Returns all records of a kind, the latest first.
-    pub fn records_by_kind(&self, kind: &str) -> Vec<RecordSummary> {
-        let from_index = self.with_index(|index| {
-            index.catch_up(self)?;
-            let mut found = Vec::new();
-            for item in index.records.scan_prefix(kind_prefix(kind)) {
-                found.extend(serde_json::from_slice::<RecordSummary>(&item?.1).ok());
-            }
-            Ok(found)
+    /// Returns what was run before. Where the index can't be had, it is read from all records, once.
+    pub fn history(&self) -> RecordHistory<'_> {
+        let is_ready = self.with_index(|index| index.catch_up(self)).is_some();
+        RecordHistory::new(self, (!is_ready).then(|| self.all_summaries()))
+    }
+
+    fn all_summaries(&self) -> (Sorted, Sorted) {
+        let (mut by_node, mut by_kind) = (Sorted::new(), Sorted::new());
+        self.each_record(|record| {
+            let summary = RecordSummary::of(record);
+            by_node.insert(summary.node_key(), summary.value());
+            by_kind.insert(summary.kind_key(), summary.value());
         });
-        let mut found = from_index.unwrap_or_else(|| {
-            let mut found = Vec::new();
-            self.each_record(|record| {
-                if record.kind == kind {
-                    found.push(RecordSummary::of(record));
+        (by_node, by_kind)
+    }
+
+    /// Returns entries of the index: the first `limit` from `from` on, backwards if asked, as long as they have a prefix.
+    pub(super) fn scan_index(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        backwards: bool,
+        limit: usize,
+    ) -> Option<Vec<Entry>> {
+        self.with_index(|index| {
+            let tree = match table {
+                Table::Nodes => &index.by_node,
+                Table::Kinds => &index.by_kind,
+            };
+            let take = |iter: &mut dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>| {
+                let mut found = Vec::new();
+                for item in iter.take(limit) {
+                    let (key, value) = item?;
+                    if !key.starts_with(prefix) {
+                        break;
+                    }
+                    found.push((key.to_vec(), value.to_vec()));
                 }
-            });
-            found
-        });
-        found.sort_by(|a, b| b.started.cmp(&a.started).then_with(|| a.recipe_key.cmp(&b.recipe_key)));
-        found
+                Ok(found)
+            };
+            if backwards {
+                take(&mut tree.range(..from).rev())
+            } else {
+                take(&mut tree.range(from..))
+            }
+        })
     }
 
     /// Closes the index, so that other processes can use it.
@@ -99,19 +104,25 @@ impl Store {
     }
 
     /// Visits every record there is, from the files.
-    fn each_record(&self, mut visit: impl FnMut(&Record)) {
+    pub fn each_record(&self, mut visit: impl FnMut(&Record)) {
+        self.each_record_file(|path| {
+            let Some(record) = record::read(path) else { return };
+            // The same file has a second name under the content key.
+            if path == self.sharded("records", record.recipe_key.0) {
+                visit(&record);
+            }
+        });
+    }
+
+    /// Visits the path of every record file; a record has one under each of its keys.
+    pub(super) fn each_record_file(&self, mut visit: impl FnMut(&Path)) {
         let shards = fs::read_dir(self.root().join("records"))
             .into_iter()
             .flatten()
             .flatten();
         for shard in shards.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let Some(record) = record::read(&path) else { continue };
-                // The same file has a second name under the content key.
-                if path == self.sharded("records", record.recipe_key.0) {
-                    visit(&record);
-                }
+                visit(&entry.path());
             }
         }
     }
@@ -144,10 +155,11 @@ impl Store {
         let mut lock = Some(lock);
         for _ in 0..2 {
             match quietly(|| Some(open(&path).map_err(|error| error.to_string()))) {
-                Outcome::Done((db, records, files)) => {
+                Outcome::Done((db, by_node, by_kind, files)) => {
                     return Some(Index {
                         db,
-                        records,
+                        by_node,
+                        by_kind,
                         files,
                         _lock: lock.take()?,
                     });
@@ -187,20 +199,24 @@ impl Index {
             Some(unread) => {
                 let text = String::from_utf8_lossy(unread);
                 let keys: HashSet<RecipeKey> = text.lines().filter_map(|line| line.parse().ok()).collect();
+                let mut batch = Batch::default();
                 for record in keys.into_iter().filter_map(|key| store.record(key)) {
-                    self.insert(&record)?;
+                    batch.add(&record, self)?;
                 }
+                batch.write(self)?;
             }
             // A new index, or a journal that is shorter than it was: read everything.
             None => {
-                self.records.clear()?;
-                let mut inserted = Ok(());
+                self.by_node.clear()?;
+                self.by_kind.clear()?;
+                let (mut batch, mut written) = (Batch::default(), Ok(()));
                 store.each_record(|record| {
-                    if inserted.is_ok() {
-                        inserted = self.insert(record);
+                    if written.is_ok() {
+                        written = batch.add(record, self);
                     }
                 });
-                inserted?;
+                written?;
+                batch.write(self)?;
                 self.db.insert("format", FORMAT)?;
             }
         }
@@ -208,12 +224,29 @@ impl Index {
         self.db.flush()?;
         Ok(())
     }
+}
 
-    fn insert(&self, record: &Record) -> sled::Result<()> {
-        let mut key = kind_prefix(&record.kind);
-        key.extend_from_slice(&record.recipe_key.0.0);
-        let summary = serde_json::to_vec(&RecordSummary::of(record)).expect("a summary is plain data");
-        self.records.insert(key, summary).map(|_| ())
+/// Records on their way into the index.
+#[derive(Default)]
+struct Batch {
+    by_node: sled::Batch,
+    by_kind: sled::Batch,
+    num: usize,
+}
+
+impl Batch {
+    fn add(&mut self, record: &Record, index: &Index) -> sled::Result<()> {
+        let summary = RecordSummary::of(record);
+        self.by_node.insert(summary.node_key(), summary.value());
+        self.by_kind.insert(summary.kind_key(), summary.value());
+        self.num += 1;
+        if self.num < BATCH { Ok(()) } else { self.write(index) }
+    }
+
+    fn write(&mut self, index: &Index) -> sled::Result<()> {
+        let Batch { by_node, by_kind, .. } = std::mem::take(self);
+        index.by_node.apply_batch(by_node)?;
+        index.by_kind.apply_batch(by_kind)
     }
 }
 
@@ -247,23 +280,17 @@ impl DigestCache for Store {
     }
 }
 
-fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {
+fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree, sled::Tree)> {
     // Flushing on close is enough for what can be built again; a flush every 500 ms would keep the disk awake.
     let db = sled::Config::new()
         .path(path)
         .flush_every_ms(None)
-        .cache_capacity(64 << 20)
+        .cache_capacity(CACHE_BYTES)
         .open()?;
-    let records = db.open_tree("records")?;
+    let by_node = db.open_tree("by_node")?;
+    let by_kind = db.open_tree("by_kind")?;
     let files = db.open_tree("files")?;
-    Ok((db, records, files))
-}
-
-/// Kinds can't hold a zero byte, so no kind's prefix is a prefix of another's.
-fn kind_prefix(kind: &str) -> Vec<u8> {
-    let mut prefix = kind.as_bytes().to_vec();
-    prefix.push(0);
-    prefix
+    Ok((db, by_node, by_kind, files))
 }
 
 enum Outcome<T> {

@@ -8,7 +8,8 @@
 //! format          one line, `volvelle cache 1`
 //! blobs/ab/cdef   content by digest, read-only
 //! records/ab/cdef one self-checking file per record, under its recipe key and under its content key
-//! records/journal the recipe keys in the order of writing: what the index has yet to read
+//! records/journal  the recipe keys in the order of writing: what index and snapshot have yet to read
+//! records/snapshot what is known of all records, for one read
 //! index/          sled
 //! partial/KEY/    what an interrupted node left for its next attempt
 //! runs/ID/        events, logs, the state of the run
@@ -23,12 +24,15 @@ mod blob;
 mod clock;
 mod durable;
 mod error;
+mod history;
 mod index;
+mod known;
 mod lock;
 mod materialize;
 mod process;
 mod record;
 mod runs;
+mod snapshot;
 
 use std::fs;
 use std::io;
@@ -37,12 +41,14 @@ use std::path::{Path, PathBuf};
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
 pub use error::StoreError;
-pub use index::RecordSummary;
+pub use history::{Earlier, RecordHistory, RecordSummary};
+pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
 pub use process::{Owner, host_name};
 pub use record::{Lookup, Record};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
+pub use snapshot::{Found, Snapshot};
 
 use crate::digest::{ContentKey, Digest};
 use error::IoContext;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::artifact::Artifact;
 use super::clock::Timestamp;
 use super::error::{IoContext, StoreError};
+use super::known::{Excerpt, Known};
 use super::{Store, durable};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
@@ -151,9 +152,13 @@ impl Store {
         read(&self.sharded("records", key))
     }
 
-    /// Appends to the journal, which only the index reads: a lost line costs `why` a candidate, nothing else.
+    pub(super) fn journal_path(&self) -> PathBuf {
+        self.root().join("records/journal")
+    }
+
+    /// Appends to the journal, which the index and the snapshot read: a lost line costs time, nothing else.
     fn append_journal(&self, key: RecipeKey) {
-        let path = self.root().join("records/journal");
+        let path = self.journal_path();
         let appended = fs::File::options()
             .create(true)
             .append(true)
@@ -175,6 +180,16 @@ pub(crate) fn read(path: &Path) -> Option<Record> {
     record
 }
 
+/// Reads of a record file what decisions need; none as for [`read`].
+pub(super) fn read_known(path: &Path) -> Option<Known> {
+    let bytes = fs::read(path).ok()?;
+    let known = checked(&bytes).and_then(|json| serde_json::from_str::<Excerpt>(json).ok()?.into_known());
+    if known.is_none() {
+        tracing::warn!(path = %path.display(), "a record is damaged or newer than this program; treated as absent");
+    }
+    known
+}
+
 fn encode(record: &Record) -> Vec<u8> {
     let mut text = serde_json::to_vec(record).expect("a record's map keys are strings and its numbers finite or null");
     let check = Digest::of(&text);
@@ -183,12 +198,13 @@ fn encode(record: &Record) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Option<Record> {
+    let record: Record = serde_json::from_str(checked(bytes)?).ok()?;
+    (record.format == FORMAT).then_some(record)
+}
+
+/// Returns the JSON of a record file, if it is what was written.
+fn checked(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
     let (json, check) = text.rsplit_once(CHECK)?;
-    if check.parse::<Digest>().ok()? != Digest::of(json.as_bytes()) {
-        return None;
-    }
-    serde_json::from_str::<Record>(json)
-        .ok()
-        .filter(|record| record.format == FORMAT)
+    (check.parse::<Digest>().ok()? == Digest::of(json.as_bytes())).then_some(json)
 }

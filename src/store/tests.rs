@@ -36,7 +36,7 @@ fn put_path(store: &Store, name: &str, path: PathBuf) -> Result<Record, Box<dyn 
         recipe_key: RecipeKey(Digest::of(format!("recipe {name}").as_bytes())),
         recipe: json!({"name": name}),
         content_key: ContentKey(Digest::of(format!("content {name}").as_bytes())),
-        content: json!({"name": name, "digest": "x"}),
+        content: json!({"name": name, "inputs": {}}),
         node: name.to_owned(),
         stage: name.to_owned(),
         kind: "test".to_owned(),
@@ -284,10 +284,10 @@ fn another_recipe_with_the_same_content_shares_the_result() -> Tested {
 fn the_index_can_be_deleted_damaged_or_taken() -> Tested {
     let (folder, store) = store()?;
     let names = |store: &Store| -> Vec<String> {
-        let mut names: Vec<String> = store
-            .records_by_kind("test")
+        let records = store.history().of_kind("test", 9);
+        let mut names: Vec<String> = records
             .into_iter()
-            .map(|summary| summary.node)
+            .filter_map(|earlier| Some(store.record(earlier.recipe_key)?.node))
             .collect();
         names.sort();
         names
@@ -296,7 +296,7 @@ fn the_index_can_be_deleted_damaged_or_taken() -> Tested {
     assert_eq!(names(&store), ["a"]);
     put(&store, "b", b"2")?;
     assert_eq!(names(&store), ["a", "b"], "the journal tells what is new");
-    assert!(store.records_by_kind("tes").is_empty());
+    assert!(store.history().of_kind("tes", 9).is_empty());
 
     // Taken: another process (here: another store) has it open, so this one reads the files.
     let other = Store::open(store.root())?;
@@ -322,6 +322,114 @@ fn the_index_can_be_deleted_damaged_or_taken() -> Tested {
     reopened.close_index();
     fs::remove_file(store.root().join("records/journal"))?;
     assert_eq!(names(&reopened), ["a", "b"]);
+    Ok(())
+}
+
+#[test]
+fn history_tells_of_a_node_its_neighbours_and_its_kind() -> Tested {
+    let (_folder, store) = store()?;
+    let record = put(&store, "x", b"1")?;
+    let add = |node: &str, started: u64| -> Result<RecipeKey, StoreError> {
+        let key = RecipeKey(Digest::of(format!("recipe {node} {started}").as_bytes()));
+        let record = Record {
+            recipe_key: key,
+            content_key: ContentKey(Digest::of(format!("content {node} {started}").as_bytes())),
+            node: node.to_owned(),
+            stage: "sft".to_owned(),
+            started: Timestamp(started),
+            ..record.clone()
+        };
+        store.put_record(&record).map(|()| key)
+    };
+    let (old, new, other, third) = (
+        add("sft[1]", 5)?,
+        add("sft[1]", 9)?,
+        add("sft[2]", 7)?,
+        add("sft[3]", 3)?,
+    );
+    let keys = |earlier: Vec<Earlier>| {
+        earlier
+            .into_iter()
+            .map(|earlier| earlier.recipe_key)
+            .collect::<Vec<_>>()
+    };
+    let check = |history: RecordHistory<'_>| {
+        assert_eq!(
+            keys(history.of_node("test", "p", "sft", "sft[1]", 9)),
+            [new, old],
+            "the latest first"
+        );
+        assert_eq!(keys(history.near("test", "p", "sft", "sft[2]", 2)), [other, old]);
+        assert_eq!(keys(history.near("test", "p", "sft", "sft[9]", 2)), [third]);
+        assert_eq!(keys(history.of_kind("test", 2)), [new, other]);
+        assert!(history.of_node("test", "q", "sft", "sft[1]", 9).is_empty());
+    };
+    check(store.history());
+    // Without the index the files tell the same.
+    check(Store::open(store.root())?.history());
+    Ok(())
+}
+
+#[test]
+fn the_snapshot_says_what_the_records_say() -> Tested {
+    let (_folder, store) = store()?;
+    let key = |name: &str| RecipeKey(Digest::of(format!("recipe {name}").as_bytes()));
+    let found = |name: &str| {
+        let snapshot = store.snapshot();
+        let found = store.find(&snapshot, key(name))?;
+        let is_entry = matches!(found, Found::Entry(_));
+        assert_eq!(snapshot.recipe_key(&found), key(name));
+        assert!(store.missing(&snapshot, &found).is_none());
+        snapshot.artifact(&found, "out").map(|artifact| (artifact, is_entry))
+    };
+    for round in 0..200 {
+        put(&store, &format!("n{round}"), format!("bytes {round}").as_bytes())?;
+    }
+    let expected = |name: &str| store.record(key(name)).map(|record| record.artifacts["out"].clone());
+    assert_eq!(
+        found("n7").map(|(artifact, is_entry)| (Some(artifact), is_entry)),
+        Some((expected("n7"), false))
+    );
+    store.refresh_snapshot();
+    for round in 0..200 {
+        let name = format!("n{round}");
+        assert_eq!(
+            found(&name).map(|(artifact, is_entry)| (Some(artifact), is_entry)),
+            Some((expected(&name), true))
+        );
+    }
+    // Replaced, removed and added since: the records have the last word.
+    put(&store, "n3", b"other bytes")?;
+    assert_eq!(
+        found("n3").map(|(artifact, is_entry)| (Some(artifact), is_entry)),
+        Some((expected("n3"), false))
+    );
+    fs::remove_file(store.sharded("records", key("n4").0))?;
+    assert_eq!(found("n4"), None);
+    put(&store, "new", b"1")?;
+    assert_eq!(found("new").map(|(artifact, _)| Some(artifact)), Some(expected("new")));
+    for round in 0..70 {
+        put(&store, &format!("m{round}"), b"m")?;
+    }
+    store.refresh_snapshot();
+    for name in ["n3", "n5", "new", "m69"] {
+        assert_eq!(
+            found(name).map(|(artifact, is_entry)| (Some(artifact), is_entry)),
+            Some((expected(name), true)),
+            "{name}"
+        );
+    }
+    assert_eq!(found("n4"), None);
+    // Torn or gone, it is as if it had never been there.
+    let path = store.root().join("records/snapshot");
+    let bytes = fs::read(&path)?;
+    for cut in [0, 7, 40, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..cut])?;
+        assert_eq!(
+            found("n5").map(|(artifact, is_entry)| (Some(artifact), is_entry)),
+            Some((expected("n5"), false))
+        );
+    }
     Ok(())
 }
 
@@ -368,7 +476,7 @@ fn putters_at_the_same_time_do_not_disturb_each_other() -> Tested {
         let key = RecipeKey(Digest::of(format!("recipe node {round}").as_bytes()));
         assert!(is_hit(&store.lookup(key)));
     }
-    assert_eq!(store.records_by_kind("test").len(), 6);
+    assert_eq!(store.history().of_kind("test", 99).len(), 6);
     let left: Vec<_> = fs::read_dir(store.tmp())?.collect();
     assert!(left.is_empty(), "{left:?}");
     Ok(())
@@ -509,8 +617,8 @@ fn nothing_that_was_put_is_lost_by_kill_9() -> Tested {
         assert!(is_hit(&store.lookup(key)), "{name} was acknowledged");
     }
     // Whatever else there is is whole.
-    for summary in store.records_by_kind("test") {
-        assert!(is_hit(&store.lookup(summary.recipe_key)), "{}", summary.node);
+    for earlier in store.history().of_kind("test", 9999) {
+        assert!(is_hit(&store.lookup(earlier.recipe_key)), "{}", earlier.recipe_key);
     }
     let stale: Vec<PathBuf> = fs::read_dir(store.tmp())?
         .map(|entry| entry.map(|entry| entry.path()))

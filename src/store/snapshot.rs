@@ -1,0 +1,406 @@
+//! The snapshot: what is known of every record, in one file that is read at once.
+//!
+//! Record files stay the truth. The snapshot remembers the time of the last change of each of their 256 folders; where
+//! that is still the same, no record was added, replaced or removed and an entry is good as it is, elsewhere the record
+//! file is looked at before its entry is believed. A snapshot that is missing, torn or old costs time, never a result.
+//! It is read without any lock and replaced by rename.
+//!
+//! ```text
+//! magic  digest of the rest  journal length  time of writing  times of 256 folders
+//! number of entries, artifacts, names
+//! entries, sorted by recipe key: recipe key, content key, inputs digest, stamp, seconds, first artifact, number of them
+//! artifacts: digest, manifest, size, files, name, whether there is a manifest
+//! names: length, bytes
+//! ```
+//! All numbers are little-endian.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::Store;
+use super::artifact::Artifact;
+use super::known::{InputsDigest, Known};
+use super::{durable, record};
+use crate::digest::{ContentKey, Digest, RecipeKey};
+
+const MAGIC: &[u8; 8] = b"vvsnap01";
+const SHARDS: usize = 256;
+const HEADER: usize = 8 + 32 + 8 + 8 + SHARDS * 8 + 12;
+const ENTRY: usize = 32 + 32 + 16 + 8 + 4 + 4 + 4;
+const ARTIFACT: usize = 32 + 32 + 8 + 8 + 2 + 2;
+
+/// A folder that was changed this shortly before the snapshot was written may have been changed again within the same
+/// tick of the clock that stamps it.
+const TICK_NS: u64 = 50_000_000;
+
+/// Fewer new records than this are cheaper to read one by one the next time than to write the snapshot anew.
+const WORTH_WRITING: usize = 64;
+
+/// What is known of all records at some time.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    bytes: Vec<u8>,
+    num_entries: usize,
+    artifacts_at: usize,
+    names: Vec<Box<str>>,
+    journal_len: u64,
+    /// For each folder of records, whether nothing in it was changed since.
+    is_same: Vec<bool>,
+}
+
+/// Something found: in the snapshot, or in a record.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// The number of an entry of the snapshot.
+    Entry(u32),
+    /// What a record says.
+    Record(std::sync::Arc<Known>),
+}
+
+impl Snapshot {
+    fn parse(bytes: Vec<u8>) -> Option<(Snapshot, [u64; SHARDS])> {
+        let rest = bytes.strip_prefix(MAGIC)?;
+        let (digest, rest) = rest.split_at_checked(32)?;
+        if Digest::of(rest).0 != digest {
+            return None;
+        }
+        let mut at = 40;
+        let journal_len = u64_at(&bytes, take(&mut at, 8))?;
+        let written_ns = u64_at(&bytes, take(&mut at, 8))?;
+        let mut times = [0; SHARDS];
+        for time in &mut times {
+            let changed_ns = u64_at(&bytes, take(&mut at, 8))?;
+            *time = if changed_ns + TICK_NS > written_ns {
+                0
+            } else {
+                changed_ns
+            };
+        }
+        let num_entries = u32_at(&bytes, take(&mut at, 4))? as usize;
+        let num_artifacts = u32_at(&bytes, take(&mut at, 4))? as usize;
+        let num_names = u32_at(&bytes, take(&mut at, 4))?;
+        let artifacts_at = at + num_entries * ENTRY;
+        at = artifacts_at + num_artifacts * ARTIFACT;
+        let mut names = Vec::new();
+        for _ in 0..num_names {
+            let len = u16_at(&bytes, take(&mut at, 2))? as usize;
+            let name = bytes.get(at..at + len)?;
+            names.push(std::str::from_utf8(name).ok()?.into());
+            at += len;
+        }
+        let snapshot = Snapshot {
+            num_entries,
+            artifacts_at,
+            names,
+            journal_len,
+            is_same: Vec::new(),
+            bytes,
+        };
+        Some((snapshot, times))
+    }
+
+    /// Returns the number of the entry of a recipe key, whether or not it still holds.
+    fn position(&self, key: RecipeKey) -> Option<u32> {
+        // Keys are evenly spread, so the place is known but for a few entries.
+        let first = u64::from_be_bytes(key.0.0[..8].try_into().ok()?);
+        let guess = (u128::from(first) * self.num_entries as u128 >> 64) as usize;
+        let mut idx = guess.min(self.num_entries.checked_sub(1)?);
+        while idx > 0 && self.key(idx) > key.0 {
+            idx -= 1;
+        }
+        while idx < self.num_entries && self.key(idx) < key.0 {
+            idx += 1;
+        }
+        (idx < self.num_entries && self.key(idx) == key.0).then_some(idx as u32)
+    }
+
+    fn entry(&self, idx: usize) -> &[u8] {
+        &self.bytes[HEADER + idx * ENTRY..HEADER + (idx + 1) * ENTRY]
+    }
+
+    fn key(&self, idx: usize) -> Digest {
+        digest_at(self.entry(idx), 0)
+    }
+
+    fn stamp(&self, idx: usize) -> u64 {
+        u64_at(self.entry(idx), 80).unwrap_or_default()
+    }
+
+    fn artifacts(&self, idx: u32) -> impl Iterator<Item = (&str, Artifact)> {
+        let entry = self.entry(idx as usize);
+        let first = u32_at(entry, 92).unwrap_or_default() as usize;
+        let count = u32_at(entry, 96).unwrap_or_default() as usize;
+        (first..first + count).filter_map(|artifact| {
+            let at = self.artifacts_at + artifact * ARTIFACT;
+            let bytes = self.bytes.get(at..at + ARTIFACT)?;
+            let name = self.names.get(u16_at(bytes, 80)? as usize)?;
+            let has_manifest = u16_at(bytes, 82)? == 1;
+            let artifact = Artifact {
+                digest: digest_at(bytes, 0),
+                manifest: has_manifest.then(|| digest_at(bytes, 32)),
+                size_bytes: u64_at(bytes, 64)?,
+                files: u64_at(bytes, 72)?,
+            };
+            Some((&**name, artifact))
+        })
+    }
+
+    fn known(&self, idx: u32) -> Known {
+        let entry = self.entry(idx as usize);
+        Known {
+            recipe_key: RecipeKey(digest_at(entry, 0)),
+            content_key: ContentKey(digest_at(entry, 32)),
+            inputs: self.inputs(&Found::Entry(idx)),
+            artifacts: self
+                .artifacts(idx)
+                .map(|(name, artifact)| (name.into(), artifact))
+                .collect(),
+            seconds: f32::from_bits(u32_at(entry, 88).unwrap_or_default()),
+        }
+    }
+
+    /// Returns the inputs that something was made from.
+    pub fn inputs(&self, found: &Found) -> InputsDigest {
+        match found {
+            Found::Record(known) => known.inputs,
+            Found::Entry(idx) => {
+                let mut half = [0; 16];
+                half.copy_from_slice(&self.entry(*idx as usize)[64..80]);
+                InputsDigest(half)
+            }
+        }
+    }
+
+    /// Returns the artifact of an output of something that was found.
+    pub fn artifact(&self, found: &Found, output: &str) -> Option<Artifact> {
+        match found {
+            Found::Record(known) => known.artifact(output).cloned(),
+            Found::Entry(idx) => self
+                .artifacts(*idx)
+                .find(|(name, _)| *name == output)
+                .map(|(_, artifact)| artifact),
+        }
+    }
+
+    /// Returns the time that the worker took.
+    pub fn seconds(&self, found: &Found) -> f64 {
+        match found {
+            Found::Record(known) => f64::from(known.seconds),
+            Found::Entry(idx) => {
+                let bits = u32_at(self.entry(*idx as usize), 88).unwrap_or_default();
+                f64::from(f32::from_bits(bits))
+            }
+        }
+    }
+
+    /// Returns the recipe key under which something was found.
+    pub fn recipe_key(&self, found: &Found) -> RecipeKey {
+        match found {
+            Found::Record(known) => known.recipe_key,
+            Found::Entry(idx) => RecipeKey(self.key(*idx as usize)),
+        }
+    }
+}
+
+impl Store {
+    /// Reads the snapshot; an empty one where there is none that can be read.
+    pub fn snapshot(&self) -> Snapshot {
+        let Some((mut snapshot, times)) = fs::read(self.snapshot_path()).ok().and_then(Snapshot::parse) else {
+            return Snapshot::default();
+        };
+        let now = self.shard_times();
+        snapshot.is_same = times
+            .iter()
+            .zip(now)
+            .map(|(&then, now)| then != 0 && then == now)
+            .collect();
+        snapshot
+    }
+
+    /// Returns what is known of a recipe key, whether or not its blobs are there. It takes no lock and never waits.
+    pub fn find(&self, snapshot: &Snapshot, key: RecipeKey) -> Option<Found> {
+        if let Some(idx) = snapshot.position(key) {
+            let is_same = snapshot.is_same[key.0.0[0] as usize]
+                || stamp(&self.sharded("records", key.0)) == Some(snapshot.stamp(idx as usize));
+            if is_same {
+                return Some(Found::Entry(idx));
+            }
+        }
+        let known = record::read_known(&self.sharded("records", key.0)).filter(|known| known.recipe_key == key)?;
+        Some(Found::Record(known.into()))
+    }
+
+    /// Returns the first blob of something found that the store does not have.
+    pub fn missing(&self, snapshot: &Snapshot, found: &Found) -> Option<Digest> {
+        match found {
+            Found::Entry(idx) => snapshot
+                .artifacts(*idx)
+                .find_map(|(_, artifact)| self.missing_blob(&artifact)),
+            Found::Record(known) => known
+                .artifacts
+                .iter()
+                .find_map(|(_, artifact)| self.missing_blob(artifact)),
+        }
+    }
+
+    /// Writes the snapshot anew if enough records were written since. Whoever comes last wins; all are right.
+    pub fn refresh_snapshot(&self) {
+        let old = self.snapshot();
+        let journal = fs::read(self.journal_path()).unwrap_or_default();
+        let unread = usize::try_from(old.journal_len).ok().and_then(|len| journal.get(len..));
+        let is_new = old.num_entries == 0 || unread.is_none();
+        let unread = String::from_utf8_lossy(unread.unwrap_or_default());
+        let fresh: Vec<RecipeKey> = unread.lines().filter_map(|line| line.parse().ok()).collect();
+        if fresh.len() < WORTH_WRITING && !(is_new && !journal.is_empty()) {
+            return;
+        }
+        // Before anything is read: what is written meanwhile counts as changed.
+        let times = self.shard_times();
+        let written_ns = now_ns();
+        let mut entries: HashMap<RecipeKey, (Known, u64)> = HashMap::new();
+        if is_new {
+            self.each_record_file(|path| {
+                if let Some(entry) = read_entry(path) {
+                    entries.insert(entry.0.recipe_key, entry);
+                }
+            });
+        } else {
+            for idx in 0..old.num_entries {
+                let key = old.key(idx);
+                let is_same = || stamp(&self.sharded("records", key)) == Some(old.stamp(idx));
+                if old.is_same[key.0[0] as usize] || is_same() {
+                    entries.insert(RecipeKey(key), (old.known(idx as u32), old.stamp(idx)));
+                }
+            }
+            for key in fresh {
+                if let Some(entry) = read_entry(&self.sharded("records", key.0)) {
+                    entries.insert(key, entry);
+                }
+            }
+        }
+        let bytes = encode(
+            entries.into_values().collect(),
+            journal.len() as u64,
+            written_ns,
+            &times,
+        );
+        let temporary = durable::unique_path(&self.tmp());
+        // It need not survive a power cut: a torn one is noticed and made again.
+        let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, self.snapshot_path()));
+        if let Err(error) = written {
+            tracing::debug!(%error, "the snapshot of records could not be written");
+            let _ = fs::remove_file(&temporary);
+        }
+    }
+
+    fn snapshot_path(&self) -> std::path::PathBuf {
+        self.root().join("records/snapshot")
+    }
+
+    /// Returns when each folder of records was changed, in nanoseconds; 0 for one that is not there.
+    fn shard_times(&self) -> [u64; SHARDS] {
+        let records = self.root().join("records");
+        std::array::from_fn(|shard| {
+            let metadata = fs::metadata(records.join(format!("{shard:02x}")));
+            metadata.map_or(0, |metadata| mtime_ns(&metadata))
+        })
+    }
+}
+
+/// Reads what the snapshot keeps of a record file.
+fn read_entry(path: &Path) -> Option<(Known, u64)> {
+    // The stamp comes first: if the file is replaced in between, it won't match.
+    let stamp = stamp(path)?;
+    Some((record::read_known(path)?, stamp))
+}
+
+fn mtime_ns(metadata: &fs::Metadata) -> u64 {
+    metadata.mtime() as u64 * 1_000_000_000 + metadata.mtime_nsec() as u64
+}
+
+/// Returns what changes when a record is replaced.
+fn stamp(path: &Path) -> Option<u64> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(mtime_ns(&metadata) ^ metadata.ino().rotate_left(40) ^ metadata.len().rotate_left(52))
+}
+
+fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64)
+}
+
+fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, times: &[u64; SHARDS]) -> Vec<u8> {
+    entries.sort_unstable_by(|(a, _), (b, _)| a.recipe_key.cmp(&b.recipe_key));
+    let num_artifacts: usize = entries.iter().map(|(known, _)| known.artifacts.len()).sum();
+    let mut bytes = Vec::with_capacity(HEADER + entries.len() * ENTRY + num_artifacts * ARTIFACT + 1024);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&[0; 32]);
+    bytes.extend_from_slice(&journal_len.to_le_bytes());
+    bytes.extend_from_slice(&written_ns.to_le_bytes());
+    times
+        .iter()
+        .for_each(|time| bytes.extend_from_slice(&time.to_le_bytes()));
+    let mut names: Vec<&str> = entries
+        .iter()
+        .flat_map(|(known, _)| known.artifacts.iter().map(|(name, _)| &**name))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    for count in [entries.len(), num_artifacts, names.len()] {
+        bytes.extend_from_slice(&(count as u32).to_le_bytes());
+    }
+    let mut first = 0u32;
+    for (known, stamp) in &entries {
+        bytes.extend_from_slice(&known.recipe_key.0.0);
+        bytes.extend_from_slice(&known.content_key.0.0);
+        bytes.extend_from_slice(&known.inputs.0);
+        bytes.extend_from_slice(&stamp.to_le_bytes());
+        bytes.extend_from_slice(&known.seconds.to_bits().to_le_bytes());
+        let count = known.artifacts.len() as u32;
+        bytes.extend_from_slice(&first.to_le_bytes());
+        bytes.extend_from_slice(&count.to_le_bytes());
+        first += count;
+    }
+    for (name, artifact) in entries.iter().flat_map(|(known, _)| &known.artifacts) {
+        bytes.extend_from_slice(&artifact.digest.0);
+        bytes.extend_from_slice(&artifact.manifest.map_or([0; 32], |manifest| manifest.0));
+        bytes.extend_from_slice(&artifact.size_bytes.to_le_bytes());
+        bytes.extend_from_slice(&artifact.files.to_le_bytes());
+        let name = names.binary_search(&&**name).unwrap_or_default() as u16;
+        bytes.extend_from_slice(&name.to_le_bytes());
+        bytes.extend_from_slice(&u16::from(artifact.manifest.is_some()).to_le_bytes());
+    }
+    for name in names {
+        bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+    }
+    let digest = Digest::of(&bytes[40..]);
+    bytes[8..40].copy_from_slice(&digest.0);
+    bytes
+}
+
+fn take(at: &mut usize, len: usize) -> usize {
+    let start = *at;
+    *at += len;
+    start
+}
+
+fn digest_at(bytes: &[u8], at: usize) -> Digest {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&bytes[at..at + 32]);
+    Digest(digest)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
