@@ -19,6 +19,7 @@ use super::guard::Guard;
 use super::interrupt::Stop;
 use super::limits::Grant;
 use super::request::{self, Folders};
+use super::spare::Spare;
 use super::tail::{self, Tail, WorkerEvent};
 use super::worker;
 use crate::digest::ContentKey;
@@ -143,6 +144,7 @@ pub(crate) struct Attempt {
     pub(crate) artifacts: Vec<Vec<Artifact>>,
     pub(crate) grant: Grant,
     pub(crate) guard: Arc<Mutex<Guard>>,
+    pub(crate) spare: Arc<Spare>,
 }
 
 /// What lies ready for the worker.
@@ -205,7 +207,10 @@ pub(crate) async fn execute(
     .await;
     // After a failure the folder stays for whoever wants to look into it, until the next run.
     if matches!(result, Ok(_) | Err(AttemptError::Cancelled)) {
-        let removed = blocking(&attempt, move |attempt| Ok(attempt.store.remove_folder(&folder)?)).await;
+        let removed = blocking(&attempt, move |attempt| {
+            Ok(attempt.spare.give(&attempt.store, folder, &attempt.node.worker)?)
+        })
+        .await;
         if let Err(error) = removed {
             tracing::warn!(%error, "the folder of an attempt could not be removed");
         }
@@ -223,9 +228,11 @@ async fn blocking<T: Send + 'static>(
 
 fn prepare(attempt: &Attempt) -> Result<Prepared, AttemptError> {
     let name = format!("{}.{}", attempt.content_key.short(), attempt.number);
-    let root = attempt.store.attempt_folder(&attempt.run.id, &name)?;
+    let root = attempt
+        .spare
+        .take(&attempt.store, &attempt.run.id, &name, &attempt.node.worker)?;
     let partial = attempt.store.partial_path(attempt.content_key);
-    let folders = Folders::make(root, partial)?;
+    let folders = Folders::make(root, partial, attempt.node())?;
     let mut placed = Vec::new();
     for (input, artifacts) in attempt.node().inputs.iter().zip(&attempt.artifacts) {
         let paths = folders.input_paths(input)?;

@@ -1,27 +1,36 @@
 //! What kills the workers when this process can't any more.
 //!
-//! A worker dies with its parent through Linux' parent-death signal, but the processes that it started do not. So a tiny
-//! shell script reads from a pipe which process groups run; when the pipe ends, however this process ended, it
-//! kills those that are left. Each worker writes its own group into the pipe before it becomes the worker's program,
-//! so there is no moment at which it runs unknown.
+//! A tiny shell script reads from a pipe which process groups run; when the pipe ends, however this process ended, it
+//! kills those that are left. A worker that was started in the very moment of the end, and was not yet told of, is
+//! known by a mark in its environment: the pipe doesn't end before such a worker has it, since until it becomes the
+//! worker's program it holds the pipe open itself. Nothing has to run between fork and exec for that, so that workers are
+//! started without a copy of this process's memory map, which costs milliseconds where the graph is large.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+/// The variable that marks the workers of a run.
+pub(crate) const MARK: &str = "VOLVELLE_GUARD";
+
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP QUIT
-groups=
+groups= is_over=
 while read -r sign group; do
   case $sign in
     +) groups="$groups $group" ;;
     -) left=
        for other in $groups; do [ "$other" = "$group" ] || left="$left $other"; done
        groups=$left ;;
+    .) is_over=1 ;;
   esac
 done
 for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
+[ "$is_over" ] && exit 0
+for file in $(grep -laF "$1" /proc/[0-9]*/environ 2>/dev/null); do
+  process=${file#/proc/}
+  kill -KILL "${process%/environ}" 2>/dev/null
+done
 exit 0
 "#;
 
@@ -29,13 +38,16 @@ exit 0
 pub(crate) struct Guard {
     script: Child,
     pipe: Option<ChildStdin>,
+    mark: String,
 }
 
 impl Guard {
     /// Starts the script in a group of its own, so that Ctrl-C does not reach it.
     pub(crate) fn start() -> io::Result<Guard> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let mark = format!("{}-{:x}", std::process::id(), now.unwrap_or_default().as_nanos());
         let mut script = Command::new("sh")
-            .args(["-c", SCRIPT])
+            .args(["-c", SCRIPT, "guard", &format!("{MARK}={mark}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -43,77 +55,37 @@ impl Guard {
             .process_group(0)
             .spawn()?;
         let pipe = script.stdin.take();
-        Ok(Guard { script, pipe })
+        Ok(Guard { script, pipe, mark })
     }
 
-    /// Returns the pipe for the moment between fork and exec; it closes at exec.
-    pub(crate) fn descriptor(&self) -> Option<RawFd> {
-        self.pipe.as_ref().map(AsRawFd::as_raw_fd)
+    /// Returns the value of [`MARK`] in the environment of the workers.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Tells that a group runs.
+    pub(crate) fn watch(&mut self, group: u32) {
+        self.tell(&format!("+ {group}\n"));
     }
 
     /// Tells that a group has ended.
     pub(crate) fn forget(&mut self, group: u32) {
-        // A script that was killed leaves the parent-death signal as the only guard; the run goes on.
+        self.tell(&format!("- {group}\n"));
+    }
+
+    fn tell(&mut self, line: &str) {
+        // A script that was killed guards nothing any more; the run goes on.
         if let Some(pipe) = &mut self.pipe {
-            let _ = pipe.write_all(format!("- {group}\n").as_bytes());
+            let _ = pipe.write_all(line.as_bytes());
         }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // An end in order leaves nothing that would have to be searched for.
+        self.tell(". .\n");
         drop(self.pipe.take());
         let _ = self.script.wait();
-    }
-}
-
-/// Writes the line for a new group without allocating, as is required between fork and exec.
-pub(crate) fn line(group: u32, buffer: &mut [u8; 16]) -> &[u8] {
-    let mut start = buffer.len() - 1;
-    buffer[start] = b'\n';
-    let mut rest = group;
-    loop {
-        start -= 1;
-        buffer[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    buffer[start - 1] = b' ';
-    buffer[start - 2] = b'+';
-    &buffer[start - 2..]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_of_a_group_is_what_the_script_reads() {
-        let mut buffer = [0; 16];
-        assert_eq!(line(4_294_967_295, &mut buffer), b"+ 4294967295\n");
-        assert_eq!(line(0, &mut buffer), b"+ 0\n");
-    }
-
-    #[test]
-    fn a_group_that_was_not_forgotten_is_killed_when_the_pipe_ends() -> io::Result<()> {
-        let mut guard = Guard::start()?;
-        let mut spare = Command::new("sleep").arg("30").process_group(0).spawn()?;
-        let mut doomed = Command::new("sleep").arg("30").process_group(0).spawn()?;
-        let mut buffer = [0; 16];
-        for child in [&spare, &doomed] {
-            guard
-                .pipe
-                .as_mut()
-                .expect("just started")
-                .write_all(line(child.id(), &mut buffer))?;
-        }
-        guard.forget(spare.id());
-        drop(guard);
-        assert!(!doomed.wait()?.success());
-        assert!(spare.try_wait()?.is_none());
-        spare.kill()?;
-        spare.wait().map(|_| ())
     }
 }

@@ -18,6 +18,7 @@ mod request;
 mod resolved;
 mod scheduler;
 mod selection;
+mod spare;
 mod tail;
 mod worker;
 
@@ -87,8 +88,6 @@ pub enum RunError {
 }
 
 /// Runs what has to run of a graph, and tells `listener` everything that happens.
-///
-/// It must be called from a thread that lives until it returns: workers die with the thread that started them.
 ///
 /// # Errors
 /// Only what keeps the run from taking place. Nodes that fail are part of the report.

@@ -23,9 +23,16 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    /// Makes `in/`, `out/`, `scratch/`, the file of events, and the partial folder.
-    pub(crate) fn make(root: PathBuf, partial: PathBuf) -> Result<Folders, AttemptError> {
-        for path in [root.join("in"), root.join("out"), root.join("scratch"), partial.clone()] {
+    /// Makes the file of events and the folders that the node's worker can have use for, those that are not there yet.
+    /// Commands come by the thousand: they run elsewhere than in `scratch/`, and make the partial folder and the file of
+    /// events themselves if they want them.
+    pub(crate) fn make(root: PathBuf, partial: PathBuf, node: &Node) -> Result<Folders, AttemptError> {
+        let is_plugin = matches!(node.worker, Worker::Plugin { .. });
+        let mut paths = vec![root.join("out"), root.join("in")];
+        if is_plugin {
+            paths.extend([root.join("scratch"), partial.clone()]);
+        }
+        for path in paths {
             fs::create_dir_all(&path).map_err(|source| AttemptError::Io {
                 action: "create",
                 path,
@@ -33,7 +40,9 @@ impl Folders {
             })?;
         }
         let folders = Folders { root, partial };
-        write(&folders.events(), b"")?;
+        if is_plugin {
+            write(&folders.events(), b"")?;
+        }
         Ok(folders)
     }
 

@@ -20,6 +20,7 @@ use super::journal::Journal;
 use super::limits::{Capacity, Grant, Limits, Pool};
 use super::priority::{self, Rank};
 use super::selection::Choice;
+use super::spare::Spare;
 use crate::digest::ContentKey;
 use crate::graph::{Graph, Item};
 use crate::store::{Claim, Found, KeyLock, Known, Record, RunFolder, Snapshot, Store};
@@ -49,6 +50,7 @@ pub(crate) struct Scheduler {
     capacity: Option<Capacity>,
     pool: Option<Pool>,
     running: usize,
+    spare: Arc<Spare>,
 }
 
 /// How a run goes about it.
@@ -110,6 +112,7 @@ impl Scheduler {
             capacity: None,
             pool: None,
             running: 0,
+            spare: Arc::default(),
         }
     }
 
@@ -240,6 +243,7 @@ impl Scheduler {
             self.receive(message, journal);
         }
         signals.abort();
+        self.spare.clear(&self.store);
         Ok(*interrupted.borrow() != Stop::No)
     }
 
@@ -491,6 +495,7 @@ impl Scheduler {
             content: claimed.content,
             grant,
             guard: Arc::clone(guard),
+            spare: Arc::clone(&self.spare),
         };
         self.states[idx] = NodeState::Running;
         self.running += 1;

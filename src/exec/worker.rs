@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -109,42 +108,18 @@ fn spawn(launch: &Launch, guard: &Arc<Mutex<Guard>>) -> Result<Child, AttemptErr
         .append(true)
         .open(&launch.log)
         .map_err(failed)?;
+    let mut guard = guard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
         .current_dir(&launch.directory)
         .envs(&launch.environment)
+        .env(guard::MARK, guard.mark())
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(failed)?)
         .stderr(log)
         .process_group(0);
-    let pipe = guard
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .descriptor();
-    let parent = rustix::process::getpid();
-    // The parent-death signal belongs to the thread that forks. All workers are started by the thread that runs the
-    // scheduler, and that thread lives as long as the run.
-    //
-    // SAFETY: between fork and exec only system calls are made, on memory that was allocated before. The descriptor
-    // is open: the guard outlives the run, and the child has its own copy until it executes the program.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The parent may have died before the signal was asked for.
-            if rustix::process::getppid() != Some(parent) {
-                return Err(rustix::io::Errno::SRCH.into());
-            }
-            if let Some(pipe) = pipe {
-                let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
-                let mut buffer = [0; 16];
-                // Without its guard a worker still has the parent-death signal, so a failure here is no reason to stop.
-                let _ = rustix::io::write(BorrowedFd::borrow_raw(pipe), guard::line(own, &mut buffer));
-            }
-            Ok(())
-        });
-    }
-    command.spawn().map_err(|source| match source.kind() {
+    let child = command.spawn().map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound if !launch.directory.is_dir() => AttemptError::NoDirectory {
             path: launch.directory.clone(),
         },
@@ -152,7 +127,9 @@ fn spawn(launch: &Launch, guard: &Arc<Mutex<Guard>>) -> Result<Child, AttemptErr
             program: launch.program.clone(),
         },
         _ => failed(source),
-    })
+    })?;
+    child.id().into_iter().for_each(|group| guard.watch(group));
+    Ok(child)
 }
 
 /// Sends a signal to a process group; one that is gone has got what it should.

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::history::{Entry, RecordHistory, RecordSummary, Sorted, Table};
-use super::lock::{Claim, KeyLock};
+use super::lock::NamedLock;
 use super::record::{self, Record};
 use super::{Store, durable};
 use crate::digest::{Digest, DigestCache, FileStat, RecipeKey};
@@ -45,7 +45,7 @@ struct Index {
     by_node: sled::Tree,
     by_kind: sled::Tree,
     files: sled::Tree,
-    _lock: KeyLock,
+    _lock: NamedLock,
 }
 
 impl Store {
@@ -148,7 +148,7 @@ impl Store {
 
     fn open_index(&self) -> Option<Index> {
         // Our own lock tells "taken" apart from "damaged", which sled's errors do not do reliably.
-        let Ok(Claim::Held(lock)) = self.claim_named("index") else {
+        let Ok(Some(lock)) = self.claim_named("index") else {
             return None;
         };
         let path = self.root().join("index");

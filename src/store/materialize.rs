@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::artifact::{Artifact, Manifest, Part};
@@ -161,7 +162,7 @@ impl Store {
         let blob_stamp = Stamp::read(&blob);
         let mode = if executable { 0o555 } else { 0o444 };
         // A hard link shares the blob's mode, so an executable file needs bytes of its own.
-        if !reflink(&blob, to, mode) && (executable || fs::hard_link(&blob, to).is_err()) {
+        if !self.reflink(&blob, to, mode) && (executable || fs::hard_link(&blob, to).is_err()) {
             fs::copy(&blob, to).at("copy", &blob)?;
             fs::set_permissions(to, fs::Permissions::from_mode(mode)).at("make read-only", to)?;
         }
@@ -176,11 +177,36 @@ impl Store {
     fn copy_file(&self, digest: Digest, size: u64, executable: bool, to: &Path) -> Result<(), StoreError> {
         let blob = self.checked_blob(digest, size)?;
         let mode = if executable { 0o755 } else { 0o644 };
-        if !reflink(&blob, to, mode) {
+        if !self.reflink(&blob, to, mode) {
             fs::copy(&blob, to).at("copy", &blob)?;
             fs::set_permissions(to, fs::Permissions::from_mode(mode)).at("change the mode of", to)?;
         }
         Ok(())
+    }
+
+    /// Makes `to` share the blocks of `from`; false, and nothing left behind, where the filesystem can't.
+    fn reflink(&self, from: &Path, to: &Path, mode: u32) -> bool {
+        // Asked once where the answer is no: it is the same for every file of a cache.
+        if self.no_reflinks.load(Ordering::Relaxed) {
+            return false;
+        }
+        let cloned = (|| -> io::Result<()> {
+            let source = File::open(from)?;
+            let target = File::options().write(true).create_new(true).open(to)?;
+            if let Err(errno) = rustix::fs::ioctl_ficlone(&target, &source) {
+                fs::remove_file(to)?;
+                return Err(errno.into());
+            }
+            fs::set_permissions(to, fs::Permissions::from_mode(mode))
+        })();
+        let is_unable = |error: &io::Error| {
+            let errno = rustix::io::Errno::from_io_error(error);
+            errno.is_some_and(|errno| [rustix::io::Errno::OPNOTSUPP, rustix::io::Errno::NOTTY].contains(&errno))
+        };
+        if cloned.as_ref().is_err_and(is_unable) {
+            self.no_reflinks.store(true, Ordering::Relaxed);
+        }
+        cloned.is_ok()
     }
 
     fn checked_blob(&self, digest: Digest, size: u64) -> Result<PathBuf, StoreError> {
@@ -190,20 +216,6 @@ impl Store {
             Err(StoreError::MissingBlob { digest })
         }
     }
-}
-
-/// Makes `to` share the blocks of `from`; false, and nothing left behind, where the filesystem can't.
-fn reflink(from: &Path, to: &Path, mode: u32) -> bool {
-    let cloned = (|| -> io::Result<()> {
-        let source = File::open(from)?;
-        let target = File::options().write(true).create_new(true).open(to)?;
-        if let Err(errno) = rustix::fs::ioctl_ficlone(&target, &source) {
-            fs::remove_file(to)?;
-            return Err(errno.into());
-        }
-        fs::set_permissions(to, fs::Permissions::from_mode(mode))
-    })();
-    cloned.is_ok()
 }
 
 /// Makes a folder and those in it read-only, which stops an honest mistake early; `Store::changes` finds the rest.

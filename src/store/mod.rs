@@ -14,7 +14,7 @@
 //! partial/KEY/    what an interrupted node left for its next attempt
 //! runs/ID/        events, logs, the state of the run
 //! outputs/        the last results of each pipeline under readable names
-//! locks/          one file per key that runs just now
+//! locks/          `keys`, of which each key that runs just now locks a byte, and who holds them
 //! quarantine/     blobs that were found damaged
 //! tmp/            what is being written
 //! ```
@@ -37,6 +37,7 @@ mod snapshot;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
@@ -61,6 +62,8 @@ const FORMAT: u64 = 1;
 pub struct Store {
     root: PathBuf,
     index: index::Slot,
+    /// Whether the filesystem turned out not to have reflinks.
+    no_reflinks: AtomicBool,
 }
 
 impl Store {
@@ -75,6 +78,7 @@ impl Store {
         let store = Store {
             root,
             index: index::Slot::default(),
+            no_reflinks: AtomicBool::new(false),
         };
         let format = store.root.join("format");
         match fs::read_to_string(&format) {

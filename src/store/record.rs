@@ -105,16 +105,23 @@ impl Store {
     pub fn put_record(&self, record: &Record) -> Result<(), StoreError> {
         let by_recipe = self.sharded("records", record.recipe_key.0);
         let by_content = self.sharded("records", record.content_key.0);
+        for path in [&by_recipe, &by_content] {
+            durable::make_folder(path.parent().unwrap_or(self.root()))?;
+        }
         let temporary = durable::unique_path(&self.tmp());
         let bytes = encode(record);
         let mut file = fs::File::create(&temporary).at("create", &temporary)?;
         file.write_all(&bytes).at("write", &temporary)?;
+        file.sync_data().at("flush", &temporary)?;
         let second = durable::unique_path(&self.tmp());
         if fs::hard_link(&temporary, &second).is_err() {
             fs::write(&second, &bytes).at("write", &second)?;
         }
-        // The recipe key comes last: what it finds is done, and the content key finds it as well.
-        durable::commit(&[(second, by_content), (temporary, by_recipe)])?;
+        fs::rename(&second, &by_content).at("rename into", &by_content)?;
+        // The recipe key comes last, and its name alone is waited for: what it finds is done. A content key that a power
+        // cut forgets costs an early cutoff.
+        fs::rename(&temporary, &by_recipe).at("rename into", &by_recipe)?;
+        durable::sync_folder(by_recipe.parent().unwrap_or(self.root()))?;
         self.append_journal(record.recipe_key);
         Ok(())
     }

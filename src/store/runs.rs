@@ -159,12 +159,17 @@ impl Store {
 
     /// Makes the folder of one attempt of a run.
     pub fn attempt_folder(&self, run: &RunId, name: &str) -> Result<PathBuf, StoreError> {
-        let path = self.tmp().join(format!("{run}.{name}"));
+        let path = self.attempt_path(run, name);
         fs::create_dir(&path).at("create", &path)?;
         Ok(path)
     }
 
-    /// Removes what dead processes left in `tmp/` and `locks/`.
+    /// Returns the path of the folder of one attempt of a run.
+    pub fn attempt_path(&self, run: &RunId, name: &str) -> PathBuf {
+        self.tmp().join(format!("{run}.{name}"))
+    }
+
+    /// Removes what dead processes left in `tmp/`.
     pub fn remove_stale(&self) {
         for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -174,12 +179,6 @@ impl Store {
             }
             if let Err(error) = durable::remove_tree(&entry.path()) {
                 tracing::warn!(%error, "what a dead run left could not be removed");
-            }
-        }
-        // A lock that can be taken belongs to nobody, and giving it back removes its file.
-        for entry in fs::read_dir(self.root().join("locks")).into_iter().flatten().flatten() {
-            if let Some(name) = entry.file_name().to_str() {
-                drop(self.claim_named(name));
             }
         }
     }

@@ -105,7 +105,7 @@ impl Snapshot {
     fn position(&self, key: RecipeKey) -> Option<u32> {
         // Keys are evenly spread, so the place is known but for a few entries.
         let first = u64::from_be_bytes(key.0.0[..8].try_into().ok()?);
-        let guess = (u128::from(first) * self.num_entries as u128 >> 64) as usize;
+        let guess = ((u128::from(first) * self.num_entries as u128) >> 64) as usize;
         let mut idx = guess.min(self.num_entries.checked_sub(1)?);
         while idx > 0 && self.key(idx) > key.0 {
             idx -= 1;
@@ -253,7 +253,7 @@ impl Store {
         let is_new = old.num_entries == 0 || unread.is_none();
         let unread = String::from_utf8_lossy(unread.unwrap_or_default());
         let fresh: Vec<RecipeKey> = unread.lines().filter_map(|line| line.parse().ok()).collect();
-        if fresh.len() < WORTH_WRITING && !(is_new && !journal.is_empty()) {
+        if fresh.len() < WORTH_WRITING && (!is_new || journal.is_empty()) {
             return;
         }
         // Before anything is read: what is written meanwhile counts as changed.
@@ -332,7 +332,7 @@ fn now_ns() -> u64 {
 }
 
 fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, times: &[u64; SHARDS]) -> Vec<u8> {
-    entries.sort_unstable_by(|(a, _), (b, _)| a.recipe_key.cmp(&b.recipe_key));
+    entries.sort_unstable_by_key(|(known, _)| known.recipe_key);
     let num_artifacts: usize = entries.iter().map(|(known, _)| known.artifacts.len()).sum();
     let mut bytes = Vec::with_capacity(HEADER + entries.len() * ENTRY + num_artifacts * ARTIFACT + 1024);
     bytes.extend_from_slice(MAGIC);
