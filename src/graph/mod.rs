@@ -9,6 +9,8 @@ mod contents;
 #[expect(clippy::module_inception, reason = "the graph is what the folder is about")]
 mod graph;
 mod key;
+#[cfg(test)]
+mod laws;
 mod model;
 mod params;
 mod points;
