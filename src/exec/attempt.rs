@@ -394,6 +394,9 @@ fn keep(attempt: &Attempt, folders: &Folders, ended: Ended) -> Result<Record, At
         log,
         same_as: None,
     };
+    if let Some(code) = &node.code {
+        attempt.store.put_code(code.digest, &code.files);
+    }
     attempt.store.put_record(&record)?;
     // The node is done: what an earlier attempt left can't be needed again.
     if let Err(error) = attempt.store.remove_partial(attempt.content_key) {

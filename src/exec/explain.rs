@@ -50,10 +50,14 @@ pub struct Nearest {
 }
 
 impl Nearest {
-    fn new(record: Arc<Record>, node: &Node, raw: Vec<Change>) -> Nearest {
+    fn new(record: Arc<Record>, node: &Node, raw: Vec<Change>, store: &Store) -> Nearest {
         let shown = |wanted: bool| {
             let changes = raw.iter().filter(move |change| is_input(change) == wanted);
-            changes.map(|change| shown(change, &record.recipe, node)).collect()
+            let shown = changes.flat_map(|change| match change.path.as_str() {
+                "code" => code_changes(change, node, store),
+                _ => vec![shown(change, &record.recipe, node)],
+            });
+            shown.collect()
         };
         Nearest {
             own: shown(false),
@@ -117,7 +121,7 @@ impl<'a> History<'a> {
         });
         ranked
             .min_by_key(|(rank, ..)| *rank)
-            .map(|(_, record, changes)| Nearest::new(record, node, changes))
+            .map(|(_, record, changes)| Nearest::new(record, node, changes, self.store))
     }
 
     /// Tells whether some record could turn out to be this node's, once its inputs are known: one that differs in
@@ -227,6 +231,23 @@ fn order(path: &str) -> usize {
 
 fn is_input(change: &Change) -> bool {
     change.path == "inputs" || change.path.starts_with("inputs.")
+}
+
+/// Returns a change of a plugin's code file by file, where it is known which there were.
+fn code_changes(change: &Change, node: &Node, store: &Store) -> Vec<Change> {
+    let old = change.old.as_ref().and_then(|old| old.as_str()?.parse().ok());
+    let old = old.and_then(|digest| store.code_files(digest));
+    let files = old.zip(node.code.as_ref()).map(|(old, code)| diff(&old, &code.files));
+    match files {
+        Some(files) if !files.is_empty() => {
+            let named = |file: Change| Change {
+                path: format!("code.{}", file.path),
+                ..file
+            };
+            files.into_iter().map(named).collect()
+        }
+        _ => vec![change.clone()],
+    }
 }
 
 /// Returns a change in the words of the pipeline, with the default where a recipe leaves a parameter out.

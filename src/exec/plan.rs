@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -52,6 +53,8 @@ pub enum Cause {
     Rerun,
     /// Nothing but what is upstream.
     Upstream,
+    /// It is not there and may not run: `--only` or `--from` leave it out. A run would fail here.
+    LeftOut,
 }
 
 /// A node of a plan.
@@ -96,7 +99,7 @@ pub struct Plan {
     /// What would happen to each node, with the indices of the graph.
     entries: Vec<Entry>,
     /// What differs, for the nodes for which there is something to tell.
-    reasons: HashMap<usize, Vec<Change>>,
+    reasons: HashMap<usize, Arc<[Change]>>,
     /// How many there are of each.
     pub counts: PlanCounts,
     /// The expected work of all nodes that run or may, one after the other, as far as it is known.
@@ -104,6 +107,9 @@ pub struct Plan {
     /// How long the results took that are there and are used.
     pub reused_s: f64,
 }
+
+/// Of so many nodes at most it is kept what differs in their inputs alone, which is another thing for each.
+const MAX_TOLD_INPUTS: usize = 20_000;
 
 /// What would happen to a node: little enough to keep it for a hundred thousand.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +139,7 @@ impl Plan {
             recipe_key: graph.recipe_key(idx),
             state: entry.state,
             cause: entry.cause,
-            reasons: self.reasons.get(&idx).cloned().unwrap_or_default(),
+            reasons: self.reasons.get(&idx).map(|reasons| reasons.to_vec()).unwrap_or_default(),
             root: root.map(|root| graph.id(root)),
             estimate_s: entry.estimate_s.map(f64::from),
         }
@@ -175,6 +181,7 @@ pub fn plan(graph: &Graph, store: &Store, options: &RunOptions) -> Result<Plan, 
         settled: vec![None; graph.len()],
         entries: Vec::with_capacity(graph.len()),
         reasons: HashMap::new(),
+        last_reasons: HashMap::new(),
         reused_s: 0.0,
     };
     for (idx, (choice, stored)) in choices.iter().zip(stored).enumerate() {
@@ -204,7 +211,9 @@ struct Planner<'a> {
     /// The nodes that are cached.
     settled: Vec<Option<Settled>>,
     entries: Vec<Entry>,
-    reasons: HashMap<usize, Vec<Change>>,
+    reasons: HashMap<usize, Arc<[Change]>>,
+    /// The last reasons of each stage: mostly the next node's are the same.
+    last_reasons: HashMap<u32, Arc<[Change]>>,
     reused_s: f64,
 }
 
@@ -223,6 +232,11 @@ impl Planner<'_> {
             estimate_s: Some(0.0),
         };
         let Some(cause) = cause else { return entry };
+        if !choice.may_run {
+            entry.cause = Some(Cause::LeftOut);
+            entry.root = Some(idx as u32);
+            return entry;
+        }
         let graph = self.decider.graph;
         entry.estimate_s = self.history.seconds(graph, idx).map(|seconds| seconds as f32);
         // A record of this very recipe has nothing to differ in.
@@ -234,8 +248,8 @@ impl Planner<'_> {
                 Some(nearest) if !nearest.own.is_empty() || cause != Cause::Upstream => Cause::Changed,
                 Some(_) => Cause::Upstream,
             });
-            if let Some(Nearest { own, inputs, .. }) = nearest {
-                self.reasons.insert(idx, [own, inputs].concat());
+            if let Some(nearest) = nearest {
+                self.keep_reasons(idx, nearest);
             }
         }
         let upstream = || graph.items(idx).find_map(|item| self.entries[item.node].root);
@@ -246,6 +260,22 @@ impl Planner<'_> {
         };
         entry.root = entry.root.or(Some(idx as u32));
         entry
+    }
+
+    fn keep_reasons(&mut self, idx: usize, nearest: Nearest) {
+        let Nearest { own, inputs, .. } = nearest;
+        // What is the node's own says it all; its inputs then differ as those of its producers do.
+        let reasons: Arc<[Change]> = match own.is_empty() {
+            true if self.reasons.len() >= MAX_TOLD_INPUTS => return,
+            true => inputs.into(),
+            false => own.into_iter().chain(inputs).collect(),
+        };
+        let stage = self.decider.graph.stage_idx(idx);
+        let last = self.last_reasons.entry(stage).or_insert_with(|| Arc::clone(&reasons));
+        if *last != reasons {
+            *last = reasons;
+        }
+        self.reasons.insert(idx, Arc::clone(last));
     }
 
     /// Returns what happens to a node and the first guess at why.

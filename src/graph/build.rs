@@ -14,8 +14,9 @@ use super::key::Frame;
 use super::model::{Output, Worker};
 use super::params::{AtPoints, ByAxes, Param};
 use super::stage::{Params, StageInput, StageNodes, StageRef};
-use crate::digest::{Digest, DigestCache};
+use crate::digest::DigestCache;
 use crate::spec::kind::{Kind, Provider};
+use crate::spec::plugin::Code;
 use crate::spec::{Class, Mistake, Mistakes, Pipeline, Resources, Stage, values};
 
 /// Builds the graph of a pipeline.
@@ -51,7 +52,7 @@ struct Expanded {
 struct Complete<'a> {
     stage: &'a Stage,
     kind: &'a Arc<Kind>,
-    code: Option<Digest>,
+    code: Option<Arc<Code>>,
     axes: Vec<AxisName>,
     params: Vec<Param>,
     inputs: Vec<StageInput>,
@@ -239,8 +240,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Returns the digest of the code of a stage's plugin, if it declares any; `None` after telling why it has none.
-    fn code(&mut self, stage: &Stage, kind: &Kind) -> Option<Option<Digest>> {
+    /// Returns the code of a stage's plugin, if it declares any; `None` after telling why it has none.
+    fn code(&mut self, stage: &Stage, kind: &Kind) -> Option<Option<Arc<Code>>> {
         let Provider::Plugin(plugin) = &kind.provider else {
             return Some(None);
         };
@@ -291,7 +292,13 @@ impl Builder<'_> {
         };
         StageNodes {
             name: stage.name.clone(),
-            frame: Frame::new(&kind.name, kind.version, code, kind.is_open().then_some(&names)),
+            frame: Frame::new(
+                &kind.name,
+                kind.version,
+                code.as_ref().map(|code| code.digest),
+                kind.is_open().then_some(&names),
+            ),
+            code,
             axes: complete.axes,
             points: expansion.points.clone(),
             first: self.graph.len(),

@@ -4,19 +4,20 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::digest::{Digest, DigestCache, FileError, canonical, path_digest};
 use crate::spec::kind::Plugin;
-use crate::spec::plugin::code_digest;
+use crate::spec::plugin::{self, Code};
 use crate::spec::{Class, Schema};
 
 /// What was read so far.
 pub(super) struct Contents<'a> {
     cache: Option<&'a dyn DigestCache>,
     files: HashMap<PathBuf, Digest>,
-    code: HashMap<PathBuf, Result<Option<Digest>, String>>,
+    code: HashMap<PathBuf, Result<Option<Arc<Code>>, String>>,
 }
 
 impl<'a> Contents<'a> {
@@ -28,15 +29,14 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// Returns the digest of a plugin's code, if it declares any.
+    /// Returns a plugin's code, if it declares any.
     ///
     /// # Errors
     /// Why it has none, in words.
-    pub fn code(&mut self, plugin: &Plugin) -> Result<Option<Digest>, String> {
+    pub fn code(&mut self, plugin: &Plugin) -> Result<Option<Arc<Code>>, String> {
         let read = || match plugin.code.is_empty() {
             true => Ok(None),
-            false => code_digest(plugin, self.cache)
-                .map(Some)
+            false => plugin::code(plugin, self.cache).map(|code| Some(Arc::new(code)))
                 .map_err(|error| with_sources(&error)),
         };
         self.code.entry(plugin.dir.clone()).or_insert_with(read).clone()

@@ -90,6 +90,11 @@ impl Graph {
         &self.place(idx).0.name
     }
 
+    /// Returns the number of a node's stage in [`Graph::stages`].
+    pub fn stage_idx(&self, idx: usize) -> u32 {
+        self.stage_of[idx]
+    }
+
     /// Returns the name of a node's kind.
     pub fn kind(&self, idx: usize) -> &str {
         &self.place(idx).0.kind.name
@@ -189,6 +194,7 @@ impl Graph {
             outputs: Arc::clone(&stage.outputs),
             resources: self.resources(idx).clone(),
             worker: stage.worker.clone(),
+            code: stage.code.clone(),
             recipe_key: self.keys[idx],
             recipe,
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::digest::RecipeKey;
+use crate::spec::plugin::Code;
 pub use crate::spec::{Resources, StageName};
 
 /// The coordinates of a node or an artifact: axis -> value.
@@ -55,6 +56,8 @@ pub struct Node {
     pub resources: Resources,
     /// What runs it.
     pub worker: Worker,
+    /// The code of the plugin, if it declares any.
+    pub code: Option<Arc<Code>>,
     /// The key that is known before anything runs.
     pub recipe_key: RecipeKey,
     /// The preimage of `recipe_key`.

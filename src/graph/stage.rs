@@ -16,6 +16,7 @@ use super::params::{ByAxes, Param};
 use super::points::Points;
 use crate::digest::canonical;
 use crate::spec::kind::Kind;
+use crate::spec::plugin::Code;
 use crate::spec::{Resources, StageName};
 
 /// A stage and its nodes.
@@ -32,6 +33,8 @@ pub(super) struct StageNodes {
     pub outputs: Arc<[Output]>,
     pub resources: ByAxes<Resources>,
     pub worker: Worker,
+    /// The code of the plugin, if it declares any.
+    pub code: Option<Arc<Code>>,
     /// The defaults of the identity parameters.
     pub defaults: Arc<Map<String, Value>>,
     pub frame: Frame,

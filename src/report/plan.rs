@@ -67,6 +67,7 @@ fn row(node: &PlannedNode) -> Vec<String> {
 pub fn describe_cause(node: &PlannedNode) -> String {
     match (node.cause, &node.root) {
         (None, _) => String::new(),
+        (Some(Cause::LeftOut), _) => "not cached, and the selection leaves it out: a run fails here".to_owned(),
         (Some(Cause::Rerun), _) => "--rerun".to_owned(),
         (Some(Cause::BlobMissing), _) => "a blob of its result is missing".to_owned(),
         (Some(Cause::New), _) => "never run".to_owned(),

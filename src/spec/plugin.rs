@@ -286,11 +286,20 @@ pub enum CodeError {
     File(#[from] FileError),
 }
 
-/// Returns the digest of the code that a plugin declares: the names and bytes of all files that its globs match.
+/// The code that a plugin declares.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Code {
+    /// Names all of it: what enters the key.
+    pub digest: Digest,
+    /// The digest of each file, by its path from the plugin's folder.
+    pub files: Value,
+}
+
+/// Returns the code that a plugin declares: the names and bytes of all files that its globs match.
 ///
 /// # Errors
 /// A glob is malformed or matches nothing, or a file can't be read.
-pub fn code_digest(plugin: &Plugin, cache: Option<&dyn DigestCache>) -> Result<Digest, CodeError> {
+pub fn code(plugin: &Plugin, cache: Option<&dyn DigestCache>) -> Result<Code, CodeError> {
     let mut files = Map::new();
     for pattern in &plugin.code {
         let base = glob::Pattern::escape(&plugin.dir.to_string_lossy());
@@ -315,12 +324,13 @@ pub fn code_digest(plugin: &Plugin, cache: Option<&dyn DigestCache>) -> Result<D
             });
         }
     }
-    let digest = Digest::of_value("volvelle code v1", &Value::Object(files));
-    digest.map_err(|_| {
-        CodeError::File(FileError::Name {
+    let files = Value::Object(files);
+    match Digest::of_value("volvelle code v1", &files) {
+        Ok(digest) => Ok(Code { digest, files }),
+        Err(_) => Err(CodeError::File(FileError::Name {
             path: plugin.dir.clone(),
-        })
-    })
+        })),
+    }
 }
 
 #[cfg(test)]
@@ -367,15 +377,15 @@ mod tests {
         let Provider::Plugin(plugin) = &catalog.get("demo.kind").expect("the kind").provider else {
             panic!("a plugin")
         };
-        let before = code_digest(plugin, None).expect("readable");
-        assert_eq!(code_digest(plugin, None).expect("readable"), before);
+        let before = code(plugin, None).expect("readable");
+        assert_eq!(code(plugin, None).expect("readable"), before);
         fs::write(dir.path().join("demo/work.sh"), "false\n").expect("a file");
-        assert_ne!(code_digest(plugin, None).expect("readable"), before);
+        assert_ne!(code(plugin, None).expect("readable"), before);
         let none = Plugin {
             code: vec!["*.py".into()],
             ..Plugin::clone(plugin)
         };
-        assert!(matches!(code_digest(&none, None), Err(CodeError::NoMatch { .. })));
+        assert!(matches!(code(&none, None), Err(CodeError::NoMatch { .. })));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! records/ab/cdef one self-checking file per record, under its recipe key and under its content key
 //! records/journal  the recipe keys in the order of writing: what index and snapshot have yet to read
 //! records/snapshot what is known of all records, for one read
+//! code/           the digests of the files of each plugin code that made something
 //! index/          sled
 //! partial/KEY/    what an interrupted node left for its next attempt
 //! runs/ID/        events, logs, the state of the run
@@ -22,6 +23,7 @@
 mod artifact;
 mod blob;
 mod clock;
+mod code;
 mod durable;
 mod error;
 mod history;

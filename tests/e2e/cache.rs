@@ -322,3 +322,35 @@ fn a_reader_that_goes_away_is_no_failure() {
     let ended = finish(child);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
+
+/// Returns the nodes that a run with some options executed, in the order of names.
+fn executed(project: &Project, options: &[&str]) -> Vec<String> {
+    let states = project.run(options).into_iter();
+    states.filter(|(_, state)| state == "executed").map(|(id, _)| id).collect()
+}
+
+#[test]
+fn selections_know_axes_patterns_and_both_directions() {
+    let pipeline = |edit: &str| {
+        format!(
+            "volvelle: 1\nstages:\n  data: {{ uses: command, outputs: {{ out: text }}, with: {{ run: \"echo {edit} > ${{outputs.out}}\" }} }}\n  sft: {{ uses: command, needs: {{ x: data.out }}, matrix: {{ seed: [1, 2, 3], style: [a, b] }}, outputs: {{ out: text }}, with: {{ run: \"echo ${{matrix.seed}} ${{matrix.style}} | cat ${{inputs.x}} - > ${{outputs.out}}\" }} }}\n  eval: {{ uses: command, needs: {{ x: sft.out }}, outputs: {{ out: text }}, with: {{ run: \"cp ${{inputs.x}} ${{outputs.out}}\" }} }}\n  table: {{ uses: command, needs: {{ x: eval.out }}, gather: [\"*\"], outputs: {{ out: text }}, with: {{ run: \"cat ${{inputs.x}} > ${{outputs.out}}\" }} }}\n"
+        )
+    };
+    let project = Project::new(&pipeline("1"));
+    assert_eq!(executed(&project, &["--until", "sft[seed=1|2,style=b]"]), ["data", "sft[seed=1,style=b]", "sft[seed=2,style=b]"]);
+    assert_eq!(executed(&project, &["--only", "[style=b,seed=1]"]), ["eval[seed=1,style=b]"]);
+    // From here on only what is named and below may run, and here the table's other inputs are not there.
+    let ended = project.run_json(&["--from", "e*[style=b,seed=2]"]);
+    assert_eq!(ended.code, Some(1));
+    assert_eq!(ended.states()["eval[seed=2,style=b]"], "executed");
+    assert_eq!(ended.states()["sft[seed=3,style=a]"], "failed");
+    assert_eq!(ended.states()["table"], "skipped");
+    let plan = project.volvelle(&["plan", "p.yaml", "--from", "eval[seed=2]", "--until", "eval"]);
+    assert!(plan.stdout.contains("run     sft[seed=2,style=a]   about") || plan.stdout.contains("leaves it out"), "{}", plan.stdout);
+    assert_eq!(project.run(&[])["table"], "executed");
+    assert_eq!(executed(&project, &["--rerun", "sft[seed=3]"]), ["sft[seed=3,style=a]", "sft[seed=3,style=b]"]);
+    let unknown = project.volvelle(&["plan", "p.yaml", "--only", "sft[seed=7]"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""));
+    project.write("p.yaml", &pipeline("2"));
+    assert_eq!(executed(&project, &["--from", "data", "--until", "sft[seed=1]"]), ["data", "sft[seed=1,style=a]", "sft[seed=1,style=b]"]);
+}

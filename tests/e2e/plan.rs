@@ -235,7 +235,9 @@ fn edited_code_forced_stages_and_lost_blobs_have_their_own_causes() {
     project.write("plugins/tiny/work.sh", &format!("# another comment\n{WORK}"));
     let plan = project.plan(&[]);
     assert_eq!(plan.0["counts"]["cached"], 0);
-    assert_eq!(plan.node("data")["reasons"][0]["path"], "code");
+    // The file that changed, by its digest before and after.
+    assert_eq!(plan.node("data")["reasons"][0]["path"], "code.work.sh");
+    assert_eq!(plan.node("data")["reasons"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
