@@ -9,6 +9,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 from dataclasses import dataclass, field
 
 MEASUREMENTS = ["cold", "noop", "plan", "edit", "touch"]
@@ -163,6 +164,7 @@ def measure(lanes, graph_of, what, reuse):
 def _turns(lanes, what, step):
     # What the phase before wrote must not be on its way to the disk while this one is timed.
     os.sync()
+    print(f"   {what}", file=sys.stderr, flush=True)
     turn = 0
     while waiting := [lane for lane in lanes if lane.wants(what, turn)]:
         for lane in waiting if turn % 2 == 0 else reversed(waiting):

@@ -106,7 +106,7 @@ def build_harness(folder):
     for name in TOOLS:
         source, program = HERE / "tools" / f"{name}.rs", folder / name
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["rustc", "-O", "-C", "strip=symbols", "--edition", "2024", "-o", program, source], check=True)
+            subprocess.run(["rustc", "-O", "--edition", "2024", "-o", program, source], check=True)
     return folder
 
 
@@ -149,8 +149,8 @@ def arguments():
     parser.add_argument("--full", action="store_true", help=f"the graphs {', '.join(FULL)}")
     parser.add_argument("--graphs", help="others, as in W1/100,W2/1000")
     parser.add_argument("--peers", default=",".join(ALL), help=f"default: {','.join(ALL)}")
-    parser.add_argument("--measure", default=",".join(MEASUREMENTS), help=f"default: {','.join(MEASUREMENTS)}; the cold run "
-                        "is always made, except with --keep")
+    parser.add_argument("--measure", default=",".join(MEASUREMENTS),
+                        help=f"default: {','.join(MEASUREMENTS)}; the cold run is always made, except with --keep")
     parser.add_argument("--volvelle", type=pathlib.Path, default=ROOT / "target/release/volvelle")
     parser.add_argument("--tools", type=pathlib.Path, default=ROOT / "target/bench/tools")
     parser.add_argument("--scratch", type=pathlib.Path, default=ROOT / "target/bench/scratch",

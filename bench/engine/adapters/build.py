@@ -43,9 +43,9 @@ class Ninja(Adapter):
         return self.find("ninja/bin/ninja", "ninja")
 
     def generate(self):
-        lines = ["rule stage", f"  command = ./stage{self.flags} $out $name $p $in", "  description = $name", *self.extra,
-                 "rule gather", f"  command = ./stage{self.flags} $out $name $p @$out.in", "  description = $name",
-                 "  rspfile = $out.in", "  rspfile_content = $in", *self.extra]
+        command, more = f"  command = ./stage{self.flags} $out $name $p ", ["  description = $name", *self.extra]
+        lines = ["rule stage", command + "$in", *more,
+                 "rule gather", command + "@$out.in", "  rspfile = $out.in", "  rspfile_content = $in", *more]
         for stage in self.graph.stages.values():
             rule = "stage" if len(stage.inputs) <= MOST_WORDS else "gather"
             lines += [f"build out/{stage.name}.txt: {rule} {' '.join(self.paths(stage))}",
