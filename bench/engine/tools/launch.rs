@@ -25,9 +25,14 @@ struct Usage {
     rest: [i64; 13],
 }
 
+const TERM: i32 = 15;
+const KILL: i32 = 9;
+const PR_SET_PDEATHSIG: i32 = 1;
+
 unsafe extern "C" {
     fn wait4(pid: i32, status: *mut i32, options: i32, usage: *mut Usage) -> i32;
     fn kill(pid: i32, signal: i32) -> i32;
+    fn prctl(option: i32, value: usize) -> i32;
 }
 
 fn main() -> std::io::Result<()> {
@@ -38,14 +43,23 @@ fn main() -> std::io::Result<()> {
     };
     let limit: f64 = limit.parse().expect("a number of seconds");
     let log = std::fs::File::create(output)?;
-    let start = Instant::now();
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
+        .stderr(log);
+    // A Ctrl-C ends the benchmark and us; the child, in a group of its own, would go on without this.
+    // SAFETY: between fork and exec one system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            prctl(PR_SET_PDEATHSIG, TERM as usize);
+            Ok(())
+        })
+    };
+    let start = Instant::now();
+    let child = command.spawn()?;
     let pid = i32::try_from(child.id()).expect("a process id");
     let over = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&over);
@@ -53,9 +67,9 @@ fn main() -> std::io::Result<()> {
         std::thread::sleep(Duration::from_secs_f64(limit));
         told.store(true, SeqCst);
         // SAFETY: plain system calls; the group is the child's own and the child is not reaped while we run.
-        unsafe { kill(-pid, 15) };
+        unsafe { kill(-pid, TERM) };
         std::thread::sleep(Duration::from_secs(5));
-        unsafe { kill(-pid, 9) };
+        unsafe { kill(-pid, KILL) };
     });
     let (mut status, mut usage) = (0, Usage::default());
     // SAFETY: both pointers are to live values of the layout that Linux has on 64-bit machines.
