@@ -6,7 +6,7 @@ VOLVELLE := target/release/volvelle
 DEMO := pipelines/countdown.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint test-python demo demo-quick bench clean
+.PHONY: help setup build test lint test-python demo demo-quick bench bench-full clean
 
 help:  ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,8 +46,16 @@ show-demo:
 	@echo
 	@echo "The page with curves, trees and solutions: $(VOLVELLE) show $(DEMO) report.page $(PROFILE) --path"
 
-bench: build  ## Times a run and a plan in which nothing changed, beside ninja (bench/README.md)
-	$(PYTHON) bench/noop.py --volvelle $(VOLVELLE)
+# The engine alone: a benchmark needs no libtorch.
+bench:  ## Times the engine on up to 1,000 nodes beside ninja (a few minutes; bench/README.md)
+	$(CARGO) build --release --package volvelle
+	PYTHON=$(PYTHON) bench/engine/setup.sh target/bench/tools ninja
+	$(PYTHON) bench/engine/run.py --volvelle $(VOLVELLE)
+
+bench-full:  ## The same on up to 100,000 nodes, beside DVC and Snakemake too (an hour or more)
+	$(CARGO) build --release --package volvelle
+	PYTHON=$(PYTHON) bench/engine/setup.sh target/bench/tools
+	$(PYTHON) bench/engine/run.py --volvelle $(VOLVELLE) --full --report bench/results.md
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean
