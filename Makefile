@@ -25,8 +25,8 @@ test: lint test-python  ## Everything that CI checks
 	$(CARGO) test --quiet --workspace
 
 # Each folder of tests is its own run: the plugins are separate programs and share no package.
-test-python:  ## The tests of the Python plugins and scripts
-	@set -e; for file in $$(find plugins scripts -name 'test_*.py' | sort); do \
+test-python:  ## The tests of the Python plugins, scripts and the benchmark
+	@set -e; for file in $$(find plugins scripts bench -name 'test_*.py' | sort); do \
 	  echo "$(PYTHON) -m unittest $$file"; \
 	  (cd "$$(dirname "$$file")" && PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m unittest --quiet "$$(basename "$$file" .py)"); \
 	done

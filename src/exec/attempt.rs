@@ -98,6 +98,9 @@ impl AttemptError {
             AttemptError::Exit { status } if status.signal() == Some(9) => {
                 Some("SIGKILL often means that the machine ran out of memory".into())
             }
+            AttemptError::Spawn { source, .. } if source.kind() == std::io::ErrorKind::ArgumentListTooLong => {
+                Some("write `${inputs.NAME.list}`: a file that names the input's paths, one a line".into())
+            }
             AttemptError::TimedOut { .. } => Some("raise `resources.timeout` of the stage".into()),
             _ => None,
         }

@@ -139,7 +139,11 @@ impl Plan {
             recipe_key: graph.recipe_key(idx),
             state: entry.state,
             cause: entry.cause,
-            reasons: self.reasons.get(&idx).map(|reasons| reasons.to_vec()).unwrap_or_default(),
+            reasons: self
+                .reasons
+                .get(&idx)
+                .map(|reasons| reasons.to_vec())
+                .unwrap_or_default(),
             root: root.map(|root| graph.id(root)),
             estimate_s: entry.estimate_s.map(f64::from),
         }

@@ -15,6 +15,9 @@ use crate::digest::ContentKey;
 use crate::graph::{Node, NodeInput, Worker};
 use crate::spec::template;
 
+/// What `${inputs.NAME.list}` ends with.
+const LIST: &str = ".list";
+
 /// The folders of one attempt.
 #[derive(Debug)]
 pub(crate) struct Folders {
@@ -52,6 +55,14 @@ impl Folders {
 
     pub(crate) fn output(&self, name: &str) -> PathBuf {
         self.root.join("out").join(file_name(name))
+    }
+
+    /// Writes the paths of an input's items into a file, one a line, and returns it; none if that fails.
+    fn list(&self, input: &str, paths: &[PathBuf]) -> Option<PathBuf> {
+        let lines: Vec<String> = paths.iter().map(|path| format!("{}\n", path.display())).collect();
+        let path = self.root.join("in").join(format!("{}{LIST}", file_name(input)));
+        fs::write(&path, lines.concat()).ok()?;
+        Some(path)
     }
 
     /// Returns where each item of an input goes, and makes the folder that holds several.
@@ -250,7 +261,10 @@ impl Fill<'_> {
     fn words(&self, name: &str) -> Option<Vec<String>> {
         let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         match name.split_once('.') {
-            Some(("inputs", input)) => Some(self.inputs.get(input)?.iter().map(shown).collect()),
+            Some(("inputs", input)) => match input.strip_suffix(LIST) {
+                Some(input) => Some(vec![shown(&self.folders.list(input, self.inputs.get(input)?)?)]),
+                None => Some(self.inputs.get(input)?.iter().map(shown).collect()),
+            },
             Some(("outputs", output)) => {
                 let known = self.node.outputs.iter().any(|declared| declared.name == output);
                 known.then(|| vec![shown(&self.folders.output(output))])

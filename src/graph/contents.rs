@@ -36,7 +36,8 @@ impl<'a> Contents<'a> {
     pub fn code(&mut self, plugin: &Plugin) -> Result<Option<Arc<Code>>, String> {
         let read = || match plugin.code.is_empty() {
             true => Ok(None),
-            false => plugin::code(plugin, self.cache).map(|code| Some(Arc::new(code)))
+            false => plugin::code(plugin, self.cache)
+                .map(|code| Some(Arc::new(code)))
                 .map_err(|error| with_sources(&error)),
         };
         self.code.entry(plugin.dir.clone()).or_insert_with(read).clone()

@@ -210,7 +210,13 @@ fn check_placeholder(stage: &Stage, name: &str, tree: &Tree, out: &mut Vec<Mista
         }
         _ => return,
     };
-    if !valid.contains(&rest) {
+    // Of an input there is also the file that lists its paths.
+    let named = if head == "inputs" {
+        rest.strip_suffix(".list").unwrap_or(rest)
+    } else {
+        rest
+    };
+    if !valid.contains(&named) {
         let message = format!("unknown reference `${{{name}}}`");
         let mistake = Mistake::new(&at, message);
         out.push(match (nearest(rest, valid.iter().copied()), head) {

@@ -326,7 +326,10 @@ fn a_reader_that_goes_away_is_no_failure() {
 /// Returns the nodes that a run with some options executed, in the order of names.
 fn executed(project: &Project, options: &[&str]) -> Vec<String> {
     let states = project.run(options).into_iter();
-    states.filter(|(_, state)| state == "executed").map(|(id, _)| id).collect()
+    states
+        .filter(|(_, state)| state == "executed")
+        .map(|(id, _)| id)
+        .collect()
 }
 
 #[test]
@@ -337,8 +340,14 @@ fn selections_know_axes_patterns_and_both_directions() {
         )
     };
     let project = Project::new(&pipeline("1"));
-    assert_eq!(executed(&project, &["--until", "sft[seed=1|2,style=b]"]), ["data", "sft[seed=1,style=b]", "sft[seed=2,style=b]"]);
-    assert_eq!(executed(&project, &["--only", "[style=b,seed=1]"]), ["eval[seed=1,style=b]"]);
+    assert_eq!(
+        executed(&project, &["--until", "sft[seed=1|2,style=b]"]),
+        ["data", "sft[seed=1,style=b]", "sft[seed=2,style=b]"]
+    );
+    assert_eq!(
+        executed(&project, &["--only", "[style=b,seed=1]"]),
+        ["eval[seed=1,style=b]"]
+    );
     // From here on only what is named and below may run, and here the table's other inputs are not there.
     let ended = project.run_json(&["--from", "e*[style=b,seed=2]"]);
     assert_eq!(ended.code, Some(1));
@@ -346,11 +355,51 @@ fn selections_know_axes_patterns_and_both_directions() {
     assert_eq!(ended.states()["sft[seed=3,style=a]"], "failed");
     assert_eq!(ended.states()["table"], "skipped");
     let plan = project.volvelle(&["plan", "p.yaml", "--from", "eval[seed=2]", "--until", "eval"]);
-    assert!(plan.stdout.contains("run     sft[seed=2,style=a]   about") || plan.stdout.contains("leaves it out"), "{}", plan.stdout);
+    assert!(
+        plan.stdout.contains("run     sft[seed=2,style=a]   about") || plan.stdout.contains("leaves it out"),
+        "{}",
+        plan.stdout
+    );
     assert_eq!(project.run(&[])["table"], "executed");
-    assert_eq!(executed(&project, &["--rerun", "sft[seed=3]"]), ["sft[seed=3,style=a]", "sft[seed=3,style=b]"]);
+    assert_eq!(
+        executed(&project, &["--rerun", "sft[seed=3]"]),
+        ["sft[seed=3,style=a]", "sft[seed=3,style=b]"]
+    );
     let unknown = project.volvelle(&["plan", "p.yaml", "--only", "sft[seed=7]"]);
     assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""));
     project.write("p.yaml", &pipeline("2"));
-    assert_eq!(executed(&project, &["--from", "data", "--until", "sft[seed=1]"]), ["data", "sft[seed=1,style=a]", "sft[seed=1,style=b]"]);
+    assert_eq!(
+        executed(&project, &["--from", "data", "--until", "sft[seed=1]"]),
+        ["data", "sft[seed=1,style=a]", "sft[seed=1,style=b]"]
+    );
+}
+
+#[test]
+fn an_input_of_any_size_can_be_read_from_its_list() {
+    let seeds: Vec<String> = (0..1500).map(|seed| seed.to_string()).collect();
+    let pipeline = |run: &str| {
+        format!(
+            "volvelle: 1\nstages:\n  word: {{ uses: command, outputs: {{ out: text }}, with: {{ run: \"echo x > ${{outputs.out}}\" }} }}\n  all: {{ uses: command, needs: {{ many: [{}] }}, outputs: {{ out: text }}, with: {{ run: \"{run}\" }} }}\n",
+            seeds
+                .iter()
+                .map(|seed| format!("s{seed}: word.out"))
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|item| format!("{{ {item} }}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
+    let project = Project::new(&pipeline("xargs cat < ${inputs.many.list} | wc -l > ${outputs.out}"));
+    assert_eq!(project.run(&[])["all"], "executed");
+    let shown = project.volvelle(&["show", "p.yaml", "all.out"]);
+    assert_eq!(shown.stdout.trim(), "1500");
+    // On the command line they are too many, and the message says what to write.
+    project.write(
+        "p.yaml",
+        &pipeline("cat ${inputs.many} ${inputs.many} ${inputs.many} > ${outputs.out}"),
+    );
+    let ended = project.volvelle(&["run", "p.yaml"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stdout.contains("${inputs.NAME.list}"), "{}", ended.stdout);
 }
