@@ -221,9 +221,8 @@ impl<'a> Builder<'a> {
         let stage = &self.pipeline.stages[stage_idx];
         let Some(kind) = &stage.kind else { return };
         let before = self.out.len();
-        let pipeline = self.pipeline;
-        let slots = values::params(stage, kind, &pipeline.scope, &pipeline.dir, &mut self.out);
-        let resources = values::resources(stage, &pipeline.scope, None, &mut self.out);
+        let slots = values::params(stage, kind, &mut self.out);
+        let resources = values::resources(stage, None, &mut self.out);
         let is_good = self.out.len() == before && !slots.iter().any(|slot| matches!(slot, Slot::Wrong));
         let Some((expansion, links)) = self.expand(stage) else {
             return;
@@ -304,7 +303,7 @@ impl<'a> Builder<'a> {
         let (worker, code) = match &kind.provider {
             Provider::Command => (
                 Worker::Command {
-                    directory: self.pipeline.dir.clone(),
+                    directory: stage.home.dir.clone(),
                 },
                 None,
             ),
@@ -374,8 +373,7 @@ impl<'a> Builder<'a> {
             return;
         };
         let resources = prepared.resources.clone();
-        let resources =
-            resources.or_else(|| values::resources(stage, &self.pipeline.scope, Some(&trees), &mut self.out));
+        let resources = resources.or_else(|| values::resources(stage, Some(&trees), &mut self.out));
         let Some(resources) = resources else { return };
         let axes: Axes = point
             .iter()
@@ -431,14 +429,14 @@ impl<'a> Builder<'a> {
         axes: &BTreeMap<String, Tree>,
     ) -> Option<(Map<String, Value>, Map<String, Value>)> {
         let (mut params, mut identities) = (Map::new(), Map::new());
-        let Pipeline { scope, dir, .. } = self.pipeline;
         let mut is_complete = true;
         for (idx, (name, schema)) in prepared.kind.params.0.iter().enumerate() {
             let (value, identity) = match &prepared.slots[idx] {
                 Slot::Ready(value) => (value.clone(), prepared.identities[idx].clone()),
                 Slot::Wrong => return None,
                 Slot::Pending(tree) => {
-                    let slot = values::param_at(prepared.kind, idx, tree, scope, dir, Point::At(axes), &mut self.out);
+                    let slot =
+                        values::param_at(prepared.stage, prepared.kind, idx, tree, Point::At(axes), &mut self.out);
                     let Slot::Ready(value) = slot else {
                         is_complete = false;
                         continue;
