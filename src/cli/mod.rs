@@ -64,6 +64,9 @@ pub struct PipelineArgs {
     /// Change a value: `--set learning_rate=1e-4` means `params.learning_rate`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub sets: Vec<String>,
+    /// Add an axis: `--sweep learning_rate=1e-5,3e-5` varies `params.learning_rate`
+    #[arg(long = "sweep", value_name = "PATH=VALUES")]
+    pub sweeps: Vec<String>,
     /// Apply a profile of the pipeline
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
@@ -137,6 +140,7 @@ impl PipelineArgs {
         let options = spec::Options {
             sets: self.sets.clone(),
             profile: self.profile.clone(),
+            sweeps: self.sweeps.clone(),
             plugin_dirs: global.plugin_dirs(),
         };
         Ok(spec::load(&self.file, &options)?)

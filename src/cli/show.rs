@@ -23,6 +23,9 @@ pub struct ShowArgs {
     /// Change a value of the pipeline
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
+    /// Add an axis to the pipeline
+    #[arg(long = "sweep", value_name = "PATH=VALUES")]
+    sweeps: Vec<String>,
     /// Apply a profile of the pipeline
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
@@ -86,6 +89,7 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
     let pipeline = PipelineArgs {
         file: args.file.clone(),
         sets: args.sets.clone(),
+        sweeps: args.sweeps.clone(),
         profile: args.profile.clone(),
     };
     let store = global.store(Some(&args.file))?;
@@ -95,7 +99,11 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
 
 /// Cuts `NODE.OUTPUT/PATH` behind the node; dots inside brackets belong to its coordinates.
 fn split(target: &str) -> (&str, Option<&str>) {
-    let from = target.rfind(']').unwrap_or(0);
+    // The dots of another pipeline's file, and of axis values, are part of the node's name.
+    let file = target.find(".yaml#").or(target.find(".yml#")).unwrap_or(0);
+    let from = target
+        .rfind(']')
+        .unwrap_or(target[file..].find('#').map_or(0, |hash| file + hash));
     match target[from..].find('.') {
         Some(dot) => (&target[..from + dot], Some(&target[from + dot + 1..])),
         None => (target, None),

@@ -149,8 +149,8 @@ impl Builder<'_> {
         let stage = &pipeline.stages[stage_idx];
         let Some(kind) = &stage.kind else { return };
         let before = self.out.len();
-        let slots = values::params(stage, kind, &pipeline.scope, &pipeline.dir, &mut self.out);
-        let fixed = values::resources(stage, &pipeline.scope, None, &mut self.out);
+        let slots = values::params(stage, kind, &mut self.out);
+        let fixed = values::resources(stage, None, &mut self.out);
         let Some((expansion, links)) = self.expand(stage) else {
             return;
         };
@@ -158,8 +158,6 @@ impl Builder<'_> {
         let at_points = AtPoints {
             stage,
             kind,
-            scope: &pipeline.scope,
-            dir: &pipeline.dir,
             axes: &axes,
             points: &expansion.points,
             values: &self.graph.values,
@@ -308,7 +306,7 @@ impl Builder<'_> {
             resources: complete.resources,
             worker: match &kind.provider {
                 Provider::Command => Worker::Command {
-                    directory: self.pipeline.dir.clone(),
+                    directory: stage.home.dir.clone(),
                 },
                 Provider::Plugin(plugin) => Worker::Plugin {
                     program: plugin.program.clone(),

@@ -5,7 +5,6 @@
 //! point afterwards is right.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -15,7 +14,7 @@ use crate::digest::canonical;
 use crate::spec::kind::Kind;
 use crate::spec::template;
 use crate::spec::values::{self, Slot};
-use crate::spec::{Class, Item, Mistake, Outcome, Point, Resources, Schema, Scope, Stage, Tree, Type};
+use crate::spec::{Class, Item, Mistake, Outcome, Point, Resources, Schema, Stage, Tree, Type};
 
 /// Marks the place of a coordinate while a text is filled in; private characters, which no pipeline has.
 const MARK: [char; 2] = ['\u{f8f0}', '\u{f8f1}'];
@@ -171,9 +170,6 @@ fn push_text(out: &mut String, pieces: &[Piece], point: &[u32], values: &Values)
 pub(super) struct AtPoints<'a> {
     pub stage: &'a Stage,
     pub kind: &'a Kind,
-    pub scope: &'a Scope,
-    /// The folder that paths are relative to.
-    pub dir: &'a Path,
     pub axes: &'a [AxisName],
     pub points: &'a Points,
     pub values: &'a Values,
@@ -209,7 +205,7 @@ impl AtPoints<'_> {
         let columns = self.columns(&[&tree]);
         let by_axes = ByAxes::new(columns, self.points, |point| {
             let axes = self.axes_at(point);
-            let slot = values::param_at(self.kind, idx, &tree, self.scope, self.dir, Point::At(&axes), out);
+            let slot = values::param_at(self.stage, self.kind, idx, &tree, Point::At(&axes), out);
             checked(slot, out)
         });
         by_axes.map(Param::ByAxes)
@@ -224,7 +220,7 @@ impl AtPoints<'_> {
             self.columns(&trees)
         };
         ByAxes::new(columns, self.points, |point| {
-            let here = || values::resources(self.stage, self.scope, Some(&self.axes_at(point)), out);
+            let here = || values::resources(self.stage, Some(&self.axes_at(point)), out);
             fixed.clone().or_else(here)
         })
     }
@@ -232,7 +228,9 @@ impl AtPoints<'_> {
     /// Returns the columns of the axes that some trees refer to.
     fn columns(&self, trees: &[&Tree]) -> Vec<usize> {
         let mut names = BTreeSet::new();
-        trees.iter().for_each(|tree| self.scope.axes_in(tree, &mut names));
+        trees
+            .iter()
+            .for_each(|tree| self.stage.home.scope.axes_in(tree, &mut names));
         let is_used = |column: &usize| names.contains(&*self.axes[*column]);
         (0..self.axes.len()).filter(is_used).collect()
     }
@@ -253,7 +251,10 @@ impl AtPoints<'_> {
             && !schema.default.as_ref().is_some_and(Value::is_string);
         let text = tree.as_text().filter(|text| is_plain_string && !text.contains(MARK))?;
         // Of a scalar that is one reference the type survives, so it may be no string.
-        if matches!(template::parse(text).as_deref(), Ok([template::Part::Reference(_)])) {
+        if matches!(
+            template::parse(text).as_deref(),
+            Ok([template::Part::Reference(_) | template::Part::Default { .. }])
+        ) {
             return None;
         }
         let marked = (0..).zip(self.axes).map(|(column, axis): (usize, _)| {
@@ -263,7 +264,12 @@ impl AtPoints<'_> {
         });
         let mut wrong = Vec::new();
         let marked: BTreeMap<String, Tree> = marked.collect();
-        let filled = match self.scope.fill(tree, Point::At(&marked), schema.deferred, &mut wrong) {
+        let filled = match self
+            .stage
+            .home
+            .scope
+            .fill(tree, Point::At(&marked), schema.deferred, &mut wrong)
+        {
             Outcome::Value(filled) if wrong.is_empty() => filled,
             // The ordinary way tells what is wrong.
             _ => return None,

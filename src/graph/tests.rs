@@ -20,8 +20,8 @@ fn options(sets: &[&str]) -> Options {
     let sets = sets.iter().map(|&set| set.to_owned()).collect();
     Options {
         sets,
-        profile: None,
         plugin_dirs: vec![fixtures().join("plugins")],
+        ..Options::default()
     }
 }
 

@@ -3,11 +3,10 @@
 //! All of this is known without any axis. What depends on coordinates, and whether stages need each other in a
 //! circle, is found where the graph is built.
 
-use std::collections::HashMap;
-
-use super::document::{Need, Reference, Stage};
-use super::kind::{ANY, Catalog, Kind};
+use super::document::Stage;
+use super::kind::{ANY, Catalog, Kind, OutputSpec};
 use super::mistake::{Mistake, listed, nearest};
+use super::reference::{Need, Reference};
 use super::template::{self, Part};
 use super::yaml::{Item, Tree};
 
@@ -34,12 +33,26 @@ pub(super) fn kinds(stages: &mut [Stage], catalog: &Catalog, out: &mut Vec<Mista
     }
 }
 
+/// Where a reference leads.
+pub(super) enum Producer<'a> {
+    /// To a stage.
+    Stage(&'a Stage),
+    /// To none: the names that there are, and the file if it's another pipeline.
+    Unknown(Vec<&'a str>, Option<&'a str>),
+    /// Into a file that can't be read, which was told.
+    Lost,
+}
+
 /// Checks the names in every stage against its kind and the other stages.
-pub(super) fn stages(stages: &[Stage], index: &HashMap<String, usize>, out: &mut Vec<Mistake>) {
+pub(super) fn stages<'a>(
+    stages: &'a [Stage],
+    producer: impl Fn(&'a Stage, &'a Reference) -> Producer<'a>,
+    out: &mut Vec<Mistake>,
+) {
     for stage in stages {
         for need in &stage.needs {
             for reference in &need.refs {
-                check_reference(stage, need, reference, stages, index, out);
+                check_reference(stage, need, reference, producer(stage, reference), out);
             }
         }
         let Some(kind) = &stage.kind else { continue };
@@ -117,38 +130,25 @@ fn check_inputs(stage: &Stage, kind: &Kind, out: &mut Vec<Mistake>) {
     }
 }
 
-fn check_reference(
-    stage: &Stage,
-    need: &Need,
-    reference: &Reference,
-    stages: &[Stage],
-    index: &HashMap<String, usize>,
-    out: &mut Vec<Mistake>,
-) {
-    let place = reference.at.find(&reference.stage);
-    let Some(&producer) = index.get(&reference.stage) else {
-        let names = stages.iter().map(|stage| stage.name.0.as_str());
-        out.push(Mistake::unknown(
-            &place,
-            format!("unknown stage `{}`", reference.stage),
-            &reference.stage,
-            names,
-        ));
-        return;
+fn check_reference(stage: &Stage, need: &Need, reference: &Reference, producer: Producer<'_>, out: &mut Vec<Mistake>) {
+    let producer = match producer {
+        Producer::Stage(stage) => stage,
+        Producer::Lost => return,
+        Producer::Unknown(names, file) => {
+            let place = reference.at.find(&reference.stage);
+            let message = match file {
+                Some(file) => format!("`{file}` has no stage `{}`", reference.stage),
+                None => format!("unknown stage `{}`", reference.stage),
+            };
+            out.push(Mistake::unknown(&place, message, &reference.stage, names));
+            return;
+        }
     };
-    let Some(outputs) = stages[producer].output_specs() else {
+    let Some(outputs) = producer.output_specs() else {
         return;
     };
     let Some(output) = outputs.iter().find(|output| output.name == reference.output) else {
-        let at = reference.at.find(&format!(".{}", reference.output));
-        let at = at.part((at.bytes().start + 1).min(at.bytes().end)..at.bytes().end);
-        let message = format!("stage `{}` has no output `{}`", reference.stage, reference.output);
-        out.push(Mistake::unknown(
-            &at,
-            message,
-            &reference.output,
-            outputs.iter().map(|output| output.name.as_str()),
-        ));
+        out.push(no_output(reference, &outputs));
         return;
     };
     // What lies inside an artifact has no declared type.
@@ -169,6 +169,18 @@ fn check_reference(
             Some(fitting) => mistake.help(format!("did you mean `{}.{}`?", reference.stage, fitting.name)),
             None => mistake.help(format!("`{}.{}` makes `{given}`", reference.stage, reference.output)),
         });
+    }
+}
+
+fn no_output(reference: &Reference, outputs: &[&OutputSpec]) -> Mistake {
+    let at = reference.at.find(&format!(".{}", reference.output));
+    let at = at.part((at.bytes().start + 1).min(at.bytes().end)..at.bytes().end);
+    let message = format!("stage `{}` has no output `{}`", reference.stage, reference.output);
+    let names = outputs.iter().map(|output| output.name.as_str());
+    let mistake = Mistake::unknown(&at, message, &reference.output, names);
+    match outputs.is_empty() {
+        true => mistake.help("it has none; a `command` names them under `outputs`"),
+        false => mistake,
     }
 }
 

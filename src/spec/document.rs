@@ -3,31 +3,41 @@
 //! Every shape that is wrong is told and left out, so that the rest can still be read. It doesn't know which kinds,
 //! parameters or stages exist; `check.rs` does.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::StageName;
+use super::home::Home;
 use super::kind::{Kind, OutputSpec};
 use super::matrix::Matrix;
 use super::mistake::{At, Mistake};
+use super::reference::{Need, read_need};
 use super::resources::Resources;
+use super::scope::Variable;
+use super::shape::{check_keys, check_names, mapping, names, text};
 use super::yaml::{Item, Key, Tree};
+use super::{StageName, schema};
 
 /// The version of the language that is read.
 const LANGUAGE: u64 = 1;
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 10] = [
     "volvelle",
     "name",
     "description",
+    "include",
     "params",
     "profiles",
     "defaults",
     "env",
+    "templates",
     "stages",
 ];
-const STAGE: [&str; 8] = [
+const STAGE: [&str; 11] = [
     "uses",
+    "extends",
     "description",
+    "tags",
+    "when",
     "with",
     "needs",
     "matrix",
@@ -36,12 +46,12 @@ const STAGE: [&str; 8] = [
     "outputs",
 ];
 
-/// A pipeline file, taken apart.
-pub(super) struct Document {
+/// What a pipeline file says outside of its stages.
+pub(super) struct Top {
     pub name: Option<String>,
     pub params: Tree,
-    pub env: Vec<Key>,
-    pub stages: Vec<Stage>,
+    pub env: Vec<Variable>,
+    defaults: Vec<(Key, Tree)>,
 }
 
 /// A stage as it was written.
@@ -51,10 +61,18 @@ pub struct Stage {
     pub name: StageName,
     /// Where the name was written.
     pub at: At,
+    /// What it shares with the other stages of its pipeline.
+    pub home: Arc<Home>,
+    /// What it is for, in the words of its author.
+    pub description: Option<String>,
+    /// Words that its author chose to find it by.
+    pub tags: Vec<String>,
     /// The name of the kind and where it was written.
     pub uses: Option<Key>,
     /// The kind; absent if there is none of that name.
     pub kind: Option<Arc<Kind>>,
+    /// The condition under which it exists, with references.
+    pub when: Option<Tree>,
     /// The parameters that are given, with references.
     pub with: Vec<(Key, Tree)>,
     /// The inputs that are given, in the order of names.
@@ -63,40 +81,12 @@ pub struct Stage {
     pub matrix_tree: Option<Tree>,
     /// The axes that the stage adds; absent if they are wrong.
     pub matrix: Option<Matrix>,
-    /// The axes that the stage collapses.
+    /// The axes that the stage collapses; a single `*` is all of them.
     pub gather: Vec<Key>,
     /// The resources of the stage and, where it says nothing, of the pipeline, with references.
     pub resources: Vec<(Key, Tree)>,
     /// The outputs of a command.
     pub outputs: Vec<(Key, OutputSpec)>,
-}
-
-/// An input that a stage is given.
-#[derive(Debug)]
-pub struct Need {
-    /// The name of the input.
-    pub name: Key,
-    /// Whether it was written as a list or a mapping of references.
-    pub is_list: bool,
-    /// The references; in the order of their labels if a mapping gives them.
-    pub refs: Vec<Reference>,
-}
-
-/// A `stage.output/path`.
-#[derive(Debug)]
-pub struct Reference {
-    /// The label that a mapping gives it.
-    pub label: Option<String>,
-    /// The stage.
-    pub stage: String,
-    /// The output.
-    pub output: String,
-    /// A file or folder inside the artifact.
-    pub subpath: Option<String>,
-    /// The values of axes that select some of the stage's points.
-    pub point: Vec<(Key, Tree)>,
-    /// Where it was written.
-    pub at: At,
 }
 
 impl Stage {
@@ -111,16 +101,12 @@ impl Stage {
     }
 }
 
-/// Takes a pipeline file apart.
-pub(super) fn read(root: &Tree, out: &mut Vec<Mistake>) -> Document {
+/// Reads what a pipeline file says outside of its stages.
+pub(super) fn top(root: &Tree, out: &mut Vec<Mistake>) -> Top {
     let entries = mapping(root, "a pipeline", out);
     check_keys(entries, "a pipeline", &TOP, out);
     match root.get("volvelle") {
-        Some(version) if version.to_value().as_u64() == Some(LANGUAGE) => {}
-        Some(version) => {
-            let message = format!("this version reads `volvelle: {LANGUAGE}`, not {}", version.described());
-            out.push(Mistake::new(&version.at, message));
-        }
+        Some(version) => check_version(version, out),
         None if matches!(root.item, Item::Map(_)) => {
             let first = entries.first().map_or(&root.at, |(key, _)| &key.at);
             let message = "the version of the language is missing";
@@ -141,28 +127,82 @@ pub(super) fn read(root: &Tree, out: &mut Vec<Mistake>) -> Document {
     if let Some(profiles) = root.get("profiles") {
         read_profiles(profiles, out);
     }
-    let stages = root.get("stages").unwrap_or(&none);
-    let resources = root
-        .get("defaults")
-        .map(|defaults| read_defaults(defaults, out))
-        .unwrap_or_default();
-    let stage_entries = mapping(stages, "`stages`", out);
-    check_names(stage_entries, "stage", out);
-    if stage_entries.is_empty() && matches!(root.item, Item::Map(_)) {
-        out.push(Mistake::new(&stages.at, "the pipeline has no stages").help("add `stages: {NAME: {uses: KIND}}`"));
-    }
-    Document {
+    Top {
         name: root.get("name").and_then(|tree| text(tree, "`name`", out)),
-        params: if params.is_null() { none.clone() } else { params.clone() },
-        env: root
-            .get("env")
-            .map(|tree| names(tree, "`env`", out))
+        params: match params.item {
+            Item::Map(_) => params.clone(),
+            _ => none,
+        },
+        env: root.get("env").map(|tree| variables(tree, out)).unwrap_or_default(),
+        defaults: root
+            .get("defaults")
+            .map(|defaults| read_defaults(defaults, out))
             .unwrap_or_default(),
-        stages: stage_entries
-            .iter()
-            .map(|(key, tree)| read_stage(key, tree, &resources, out))
-            .collect(),
     }
+}
+
+/// Checks which version of the language a file says it is written in.
+pub(super) fn check_version(version: &Tree, out: &mut Vec<Mistake>) {
+    if version.to_value().as_u64() != Some(LANGUAGE) {
+        let message = format!("this version reads `volvelle: {LANGUAGE}`, not {}", version.described());
+        out.push(Mistake::new(&version.at, message));
+    }
+}
+
+/// Reads the stages of a pipeline file, none of which extends another any more.
+pub(super) fn stages(root: &Tree, top: &Top, home: &Arc<Home>, out: &mut Vec<Mistake>) -> Vec<Stage> {
+    let stages = root.get("stages");
+    let entries = stages.map_or(&[][..], |stages| mapping(stages, "`stages`", out));
+    check_names(entries, "stage", out);
+    if entries.is_empty() && matches!(root.item, Item::Map(_)) {
+        let at = stages.map_or(&root.at, |stages| &stages.at);
+        let message = "the pipeline has no stages";
+        out.push(Mistake::new(at, message).help("add `stages: {NAME: {uses: KIND}}`"));
+    }
+    entries
+        .iter()
+        .map(|(key, tree)| read_stage(key, tree, &top.defaults, home, out))
+        .collect()
+}
+
+/// Checks the keys of templates; what is in them is checked where a stage extends them.
+pub(super) fn check_templates(root: &Tree, out: &mut Vec<Mistake>) {
+    let Some(templates) = root.get("templates") else { return };
+    let entries = mapping(templates, "`templates`", out);
+    check_names(entries, "template", out);
+    for (key, tree) in entries {
+        let what = format!("template `{}`", key.text);
+        check_keys(mapping(tree, &what, out), &what, &STAGE, out);
+    }
+}
+
+/// Reads `env`: a list of names, or a mapping of names to defaults.
+fn variables(tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Variable> {
+    let Item::Map(entries) = &tree.item else {
+        let without_default = |name| Variable { name, default: None };
+        return names(tree, "`env`", out).into_iter().map(without_default).collect();
+    };
+    let mut variables = Vec::new();
+    for (key, tree) in entries {
+        let default = match &tree.item {
+            Item::List(_) | Item::Map(_) => {
+                let message = format!(
+                    "the default of `{}` must be a string, not {}",
+                    key.text,
+                    tree.described()
+                );
+                out.push(Mistake::new(&tree.at, message));
+                continue;
+            }
+            _ if tree.is_null() => None,
+            _ => Some(schema::text_of(&tree.to_value())),
+        };
+        variables.push(Variable {
+            name: key.clone(),
+            default,
+        });
+    }
+    variables
 }
 
 fn read_profiles(profiles: &Tree, out: &mut Vec<Mistake>) {
@@ -187,37 +227,32 @@ fn read_defaults(defaults: &Tree, out: &mut Vec<Mistake>) -> Vec<(Key, Tree)> {
     mapping(resources, "`resources`", out).to_vec()
 }
 
-fn read_stage(key: &Key, tree: &Tree, defaults: &[(Key, Tree)], out: &mut Vec<Mistake>) -> Stage {
+fn read_stage(key: &Key, tree: &Tree, defaults: &[(Key, Tree)], home: &Arc<Home>, out: &mut Vec<Mistake>) -> Stage {
     let what = format!("stage `{}`", key.text);
     let entries = mapping(tree, &what, out);
     check_keys(entries, &what, &STAGE, out);
-    let uses = tree.get("uses").and_then(|uses| {
+    let given: HashMap<&str, &Tree> = entries
+        .iter()
+        .filter(|(_, tree)| !tree.is_null())
+        .map(|(key, tree)| (key.text.as_str(), tree))
+        .collect();
+    let get = |name: &str| given.get(name).copied();
+    // What such a stage inherits is not known, so that little can be said about the rest.
+    let is_extended = get("extends").is_none();
+    let uses = get("uses").filter(|_| is_extended).and_then(|uses| {
         text(uses, &format!("`uses` of {what}"), out).map(|text| Key {
             text,
             at: uses.at.clone(),
         })
     });
-    if tree.get("uses").is_none() && matches!(tree.item, Item::Map(_) | Item::Plain(serde_json::Value::Null)) {
+    if is_extended && get("uses").is_none() && (matches!(tree.item, Item::Map(_)) || tree.is_null()) {
         out.push(Mistake::new(&key.at, format!("{what} does not say which kind it uses")).help("add `uses: KIND`"));
     }
-    if let Some(tree) = tree.get("description") {
-        text(tree, "`description`", out);
-    }
     let section = |name: &str, out: &mut Vec<Mistake>| {
-        tree.get(name)
+        get(name)
             .map(|tree| mapping(tree, &format!("`{name}` of {what}"), out).to_vec())
             .unwrap_or_default()
     };
-    let mut resources = section("resources", out);
-    if let Some(tree) = tree.get("resources") {
-        Resources::check_names(tree, out);
-    }
-    let own = resources.len();
-    for (key, value) in defaults {
-        if !resources[..own].iter().any(|(k, _)| k.text == key.text) {
-            resources.push((key.clone(), value.clone()));
-        }
-    }
     let mut needs: Vec<Need> = section("needs", out)
         .iter()
         .map(|(key, tree)| read_need(key, tree, out))
@@ -230,22 +265,58 @@ fn read_stage(key: &Key, tree: &Tree, defaults: &[(Key, Tree)], out: &mut Vec<Mi
         .filter_map(|(key, tree)| read_output(key, &tree, out))
         .collect();
     outputs.sort_by(|a, b| a.0.text.cmp(&b.0.text));
+    let tags = get("tags").map(|tree| names(tree, "`tags`", out)).unwrap_or_default();
     Stage {
         name: StageName(key.text.clone()),
         at: key.at.clone(),
+        home: home.clone(),
+        description: get("description").and_then(|tree| text(tree, "`description`", out)),
+        tags: tags.into_iter().map(|tag| tag.text).collect(),
         uses,
         kind: None,
+        when: get("when").cloned(),
         with: section("with", out),
         needs,
-        matrix_tree: tree.get("matrix").filter(|tree| !tree.is_null()).cloned(),
+        matrix_tree: get("matrix").cloned(),
         matrix: None,
-        gather: tree
-            .get("gather")
-            .map(|tree| names(tree, "`gather`", out))
-            .unwrap_or_default(),
-        resources,
+        gather: get("gather").map(|tree| read_gather(tree, out)).unwrap_or_default(),
+        resources: read_resources(section("resources", out), get("resources"), defaults, out),
         outputs,
     }
+}
+
+/// Returns the resources of a stage, completed by those of the pipeline.
+fn read_resources(
+    own: Vec<(Key, Tree)>,
+    tree: Option<&Tree>,
+    defaults: &[(Key, Tree)],
+    out: &mut Vec<Mistake>,
+) -> Vec<(Key, Tree)> {
+    if let Some(tree) = tree {
+        Resources::check_names(tree, out);
+    }
+    let is_own = |name: &str| own.iter().any(|(key, _)| key.text == name);
+    let more: Vec<(Key, Tree)> = defaults.iter().filter(|(key, _)| !is_own(&key.text)).cloned().collect();
+    own.into_iter().chain(more).collect()
+}
+
+/// Reads `gather`: a list of axes, or `*` for all of them.
+fn read_gather(tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Key> {
+    let star = |tree: &Tree| tree.as_text() == Some("*");
+    if star(tree) {
+        return vec![Key {
+            text: "*".to_owned(),
+            at: tree.at.clone(),
+        }];
+    }
+    let axes = names(tree, "`gather`", out);
+    if axes.len() > 1
+        && let Some(all) = axes.iter().find(|key| key.text == "*")
+    {
+        let message = "`*` gathers every axis, so no other can stand beside it";
+        out.push(Mistake::new(&all.at, message).help("write `gather: \"*\"`, or only the names"));
+    }
+    axes
 }
 
 fn read_output(key: Key, tree: &Tree, out: &mut Vec<Mistake>) -> Option<(Key, OutputSpec)> {
@@ -256,164 +327,4 @@ fn read_output(key: Key, tree: &Tree, out: &mut Vec<Mistake>) -> Option<(Key, Ou
         description: String::new(),
     };
     Some((key, spec))
-}
-
-fn read_need(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Need {
-    let mut refs = Vec::new();
-    match &tree.item {
-        Item::List(items) => refs.extend(items.iter().filter_map(|item| read_list_item(item, out))),
-        Item::Map(entries) => {
-            refs.extend(
-                entries
-                    .iter()
-                    .filter_map(|(label, tree)| reference(Some(label.text.clone()), tree, out)),
-            );
-            // The order of keys means nothing in this language; a list of `- label: reference` chooses an order.
-            refs.sort_by(|a, b| a.label.cmp(&b.label));
-        }
-        _ => refs.extend(reference(None, tree, out)),
-    }
-    let is_list = matches!(tree.item, Item::List(_) | Item::Map(_));
-    if is_list && refs.is_empty() && matches!(&tree.item, Item::List(items) if items.is_empty()) {
-        out.push(Mistake::new(&key.at, format!("input `{}` is an empty list", key.text)));
-    }
-    Need {
-        name: key.clone(),
-        is_list,
-        refs,
-    }
-}
-
-/// Reads `stage.output` or `label: stage.output`.
-fn read_list_item(item: &Tree, out: &mut Vec<Mistake>) -> Option<Reference> {
-    match &item.item {
-        Item::Map(entries) => match &entries[..] {
-            [(label, tree)] => reference(Some(label.text.clone()), tree, out),
-            _ => {
-                let message = "an item of a list of inputs is `stage.output` or one `LABEL: stage.output`";
-                out.push(Mistake::new(&item.at, message));
-                None
-            }
-        },
-        _ => reference(None, item, out),
-    }
-}
-
-fn reference(label: Option<String>, tree: &Tree, out: &mut Vec<Mistake>) -> Option<Reference> {
-    let text = text(tree, "an input", out)?;
-    let mut wrong = |message: String, help: &str| {
-        out.push(Mistake::new(&tree.at, message).help(help));
-        None
-    };
-    if text.contains("${") {
-        return wrong(
-            format!("`{text}`: an input can't have `${{...}}` in it"),
-            "name the stage and its output",
-        );
-    }
-    let (name, subpath) = match text.split_once('/') {
-        Some((name, path)) => (name, Some(path)),
-        None => (text.as_str(), None),
-    };
-    let Some((stage, output)) = name.split_once('.') else {
-        return wrong(
-            format!("`{text}` does not name an output"),
-            "write `stage.output`, or `stage.output/path/inside`",
-        );
-    };
-    if let Some(path) = subpath
-        && path.split('/').any(|part| matches!(part, "" | "." | ".."))
-    {
-        return wrong(
-            format!("`{path}` is not a path inside an artifact"),
-            "write `stage.output/path/inside`, without `..`",
-        );
-    }
-    let subpath = subpath.map(str::to_owned);
-    Some(Reference {
-        label,
-        stage: stage.to_owned(),
-        output: output.to_owned(),
-        subpath,
-        point: Vec::new(),
-        at: tree.at.clone(),
-    })
-}
-
-/// Returns the entries of a mapping; null has none.
-fn mapping<'a>(tree: &'a Tree, what: &str, out: &mut Vec<Mistake>) -> &'a [(Key, Tree)] {
-    match &tree.item {
-        Item::Map(entries) => entries,
-        _ if tree.is_null() => &[],
-        _ => {
-            out.push(Mistake::new(
-                &tree.at,
-                format!("{what} must be a mapping, not {}", tree.described()),
-            ));
-            &[]
-        }
-    }
-}
-
-fn text(tree: &Tree, what: &str, out: &mut Vec<Mistake>) -> Option<String> {
-    let text = tree.as_text().map(str::to_owned);
-    if text.is_none() {
-        out.push(Mistake::new(
-            &tree.at,
-            format!("{what} must be a string, not {}", tree.described()),
-        ));
-    }
-    text
-}
-
-/// Returns a list of names, each once.
-fn names(tree: &Tree, what: &str, out: &mut Vec<Mistake>) -> Vec<Key> {
-    let Item::List(items) = &tree.item else {
-        if !tree.is_null() {
-            let message = format!("{what} must be a list of names, not {}", tree.described());
-            out.push(Mistake::new(&tree.at, message).help(format!("write `[{}]`", tree.at.text().trim())));
-        }
-        return Vec::new();
-    };
-    let mut names: Vec<Key> = Vec::new();
-    for item in items {
-        let Some(name) = text(item, &format!("an item of {what}"), out) else {
-            continue;
-        };
-        if names.iter().any(|key| key.text == name) {
-            out.push(Mistake::new(&item.at, format!("{what} names `{name}` twice")));
-        } else {
-            names.push(Key {
-                text: name,
-                at: item.at.clone(),
-            });
-        }
-    }
-    names
-}
-
-fn check_keys(entries: &[(Key, Tree)], what: &str, valid: &[&str], out: &mut Vec<Mistake>) {
-    for (key, _) in entries.iter().filter(|(key, _)| !valid.contains(&key.text.as_str())) {
-        out.push(Mistake::unknown(
-            &key.at,
-            format!("{what} has no key `{}`", key.text),
-            &key.text,
-            valid.iter().copied(),
-        ));
-    }
-}
-
-/// Tells whether a text is a name: letters, digits, `_` and `-`, beginning with a letter or `_`.
-pub(super) fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-}
-
-fn check_names(entries: &[(Key, Tree)], what: &str, out: &mut Vec<Mistake>) {
-    for (key, _) in entries.iter().filter(|(key, _)| !is_name(&key.text)) {
-        let message = format!("`{}` can't be the name of a {what}", key.text);
-        out.push(
-            Mistake::new(&key.at, message).help("a name has letters, digits, `_` and `-`, and begins with a letter"),
-        );
-    }
 }

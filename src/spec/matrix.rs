@@ -1,20 +1,20 @@
-//! The `matrix` of a stage: its axes, their values and the points that are left of their product.
+//! The `matrix` of a stage: its axes, which of them vary together, and the points that are left of their product.
 //!
 //! It knows the axes that one stage adds and not those it inherits; `graph` joins the two.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
-
-use super::document::is_name;
+use super::axis::{FORMS, check_value, values};
+use super::fill::Outcome;
 use super::mistake::{At, Mistake, listed};
 use super::schema::text_of;
-use super::scope::{Outcome, Point, Scope};
-use super::yaml::{Item, Key, Tree};
+use super::scope::{Point, Scope};
+use super::shape::is_name;
+use super::yaml::{Item, Key, Tree, same};
 use crate::digest::canonical;
 
 /// More points than this are taken for a mistake.
-const MAX_POINTS: usize = 1_000_000;
+pub(super) const MAX_POINTS: usize = 1_000_000;
 
 /// The axes that a stage adds.
 #[derive(Debug)]
@@ -30,8 +30,14 @@ pub struct Matrix {
 pub struct Axis {
     /// The name.
     pub name: Key,
-    /// The values: strings, numbers and booleans.
+    /// The values: strings, numbers and booleans, each once.
     pub values: Vec<Tree>,
+}
+
+/// Axes that vary together: each row has the index of a value for each of them.
+struct Group {
+    axes: Vec<Axis>,
+    rows: Vec<Vec<usize>>,
 }
 
 impl Matrix {
@@ -44,71 +50,117 @@ impl Matrix {
     }
 
     /// Reads a `matrix`; `None` after telling `out` what is wrong.
-    pub fn read(tree: &Tree, scope: &Scope, out: &mut Vec<Mistake>) -> Option<Matrix> {
+    pub(super) fn read(tree: &Tree, scope: &Scope, out: &mut Vec<Mistake>) -> Option<Matrix> {
         let before = out.len();
-        let Item::Map(entries) = &tree.item else {
-            let message = format!("`matrix` must be a mapping of axes to lists, not {}", tree.described());
-            out.push(Mistake::new(&tree.at, message));
+        let point = Point::Nowhere("`matrix`");
+        let whole = match &tree.item {
+            // A text may be a reference to a mapping; the parts of a mapping are filled in one by one, to tell about each.
+            Item::Text(_) => match scope.fill(tree, point, false, out) {
+                Outcome::Value(filled) => filled,
+                _ => return None,
+            },
+            _ => tree.clone(),
+        };
+        let Item::Map(entries) = &whole.item else {
+            let message = format!("`matrix` must be a mapping of axes to lists, not {}", whole.described());
+            out.push(Mistake::new(&whole.at, message));
             return None;
         };
-        let mut axes: Vec<Axis> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let (mut include, mut exclude) = (Vec::new(), Vec::new());
         for (key, tree) in entries {
-            let Outcome::Value(tree) = scope.fill(tree, Point::Nowhere("`matrix`"), false, out) else {
+            let Outcome::Value(tree) = scope.fill(tree, point, false, out) else {
                 continue;
             };
             match key.text.as_str() {
                 "include" => include = points(key, &tree, out),
                 "exclude" => exclude = points(key, &tree, out),
-                _ => axes.extend(axis(key, &tree, out)),
+                "zip" => groups.extend(zips(&tree, out)),
+                form if FORMS.contains(&form) => {
+                    let message = format!("`{form}` gives the values of an axis, and here is no axis");
+                    out.push(Mistake::new(&key.at, message).help(format!("write `AXIS: {{ {form}: ... }}`")));
+                }
+                _ => groups.extend(single(key, &tree, out)),
             }
         }
+        check_names(&groups, out);
         if out.len() > before {
             return None;
         }
-        axes.sort_by(|a, b| a.name.text.cmp(&b.name.text));
-        let mut matrix = Matrix {
-            points: product(&axes, &tree.at, out)?,
-            axes,
-        };
-        if matrix.axes.is_empty() {
-            matrix.points.clear();
-        }
-        exclude.iter().for_each(|point| matrix.exclude(point, out));
+        let mut matrix = product(groups, &tree.at, out)?;
+        matrix.exclude(&exclude, out);
         include.iter().for_each(|point| matrix.include(point, out));
         if matrix.points.is_empty() && out.len() == before {
             out.push(Mistake::new(&tree.at, "the matrix has no points"));
         }
-        let mut points: Vec<Vec<usize>> = std::mem::take(&mut matrix.points);
-        points.sort_unstable();
-        points.dedup();
-        (out.len() == before).then_some(Matrix { points, ..matrix })
+        matrix.points.sort_unstable();
+        matrix.points.dedup();
+        (out.len() == before).then_some(matrix)
     }
 
-    /// Removes the points that agree with a partial one.
-    fn exclude(&mut self, point: &[(Key, Tree)], out: &mut Vec<Mistake>) {
-        let mut wanted = Vec::new();
-        for (key, tree) in point {
-            let Some(idx) = self.axes.iter().position(|axis| axis.name.text == key.text) else {
-                let names = self.axes.iter().map(|axis| axis.name.text.as_str());
-                out.push(Mistake::unknown(
-                    &key.at,
-                    format!("the matrix has no axis `{}`", key.text),
-                    &key.text,
-                    names,
-                ));
-                return;
-            };
-            let value = tree.to_value();
-            let Some(rank) = self.axes[idx].values.iter().position(|tree| tree.to_value() == value) else {
-                let message = format!("axis `{}` has no value {}", key.text, text_of(&value));
-                out.push(Mistake::new(&tree.at, message));
-                return;
-            };
-            wanted.push((idx, rank));
+    /// Adds an axis that varies by itself.
+    pub(super) fn multiply(self, axis: Axis, out: &mut Vec<Mistake>) -> Option<Matrix> {
+        let at = axis.name.at.clone();
+        let rows = (0..axis.values.len()).map(|rank| vec![rank]).collect();
+        let added = Group { axes: vec![axis], rows };
+        let own = Group {
+            axes: self.axes,
+            rows: self.points,
+        };
+        let mut matrix = product(vec![own, added], &at, out)?;
+        matrix.points.sort_unstable();
+        Some(matrix)
+    }
+
+    /// Removes the points that agree with any of the partial ones.
+    fn exclude(&mut self, points: &[Vec<(Key, Tree)>], out: &mut Vec<Mistake>) {
+        let wanted: Vec<Vec<(usize, Vec<usize>)>> = points
+            .iter()
+            .filter_map(|point| {
+                let found: Vec<_> = point.iter().map(|(key, tree)| self.ranks(key, tree, out)).collect();
+                found.into_iter().collect::<Option<_>>()
+            })
+            .collect();
+        let agrees = |point: &[usize], wanted: &[(usize, Vec<usize>)]| {
+            wanted.iter().all(|(axis, ranks)| ranks.contains(&point[*axis]))
+        };
+        for (idx, wanted) in wanted.iter().enumerate().filter(|_| wanted.len() == points.len()) {
+            if !self.points.iter().any(|point| agrees(point, wanted)) {
+                let first = &points[idx][0].0;
+                let message = "no point of the matrix is like this one, so there is nothing to exclude";
+                out.push(Mistake::new(&first.at, message));
+            }
         }
         self.points
-            .retain(|point| !wanted.iter().all(|&(idx, rank)| point[idx] == rank));
+            .retain(|point| !wanted.iter().any(|wanted| agrees(point, wanted)));
+    }
+
+    /// Returns an axis and which of its values are meant by a value or a list of values.
+    fn ranks(&self, key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Option<(usize, Vec<usize>)> {
+        let Some(axis) = self.axes.iter().position(|axis| axis.name.text == key.text) else {
+            let names = self.axes.iter().map(|axis| axis.name.text.as_str());
+            let message = format!("the matrix has no axis `{}`", key.text);
+            out.push(Mistake::unknown(&key.at, message, &key.text, names));
+            return None;
+        };
+        let wanted = match &tree.item {
+            Item::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(tree),
+        };
+        let values = &self.axes[axis].values;
+        let rank = |tree: &Tree, out: &mut Vec<Mistake>| {
+            let value = tree.to_value();
+            let rank = values.iter().position(|known| same(&known.to_value(), &value));
+            if rank.is_none() {
+                let texts: Vec<String> = values.iter().map(|tree| text_of(&tree.to_value())).collect();
+                let message = format!("axis `{}` has no value {}", key.text, text_of(&value));
+                let texts = texts.iter().map(String::as_str);
+                out.push(Mistake::unknown(&tree.at, message, &text_of(&value), texts));
+            }
+            rank
+        };
+        let ranks: Vec<Option<usize>> = wanted.iter().map(|tree| rank(tree, out)).collect();
+        Some((axis, ranks.into_iter().collect::<Option<_>>()?))
     }
 
     /// Adds a point; the first one makes the axes if there are none.
@@ -126,83 +178,152 @@ impl Matrix {
         }
         let mut names: Vec<&str> = point.iter().map(|(key, _)| key.text.as_str()).collect();
         names.sort_unstable();
-        if !names
-            .iter()
-            .copied()
-            .eq(self.axes.iter().map(|axis| axis.name.text.as_str()))
-        {
-            let axes: Vec<&str> = self.axes.iter().map(|axis| axis.name.text.as_str()).collect();
+        let axes: Vec<&str> = self.axes.iter().map(|axis| axis.name.text.as_str()).collect();
+        if names != axes {
             let message = format!("a point of `include` must have exactly the axes {}", listed(&axes));
-            let at = point
-                .first()
-                .map_or_else(|| self.axes[0].name.at.clone(), |(key, _)| key.at.clone());
-            out.push(Mistake::new(&at, message));
+            let at = point.first().map_or(&self.axes[0].name.at, |(key, _)| &key.at);
+            out.push(Mistake::new(at, message).help(format!("this one has {}", listed(&names))));
+            return;
+        }
+        let before = out.len();
+        for (key, tree) in point {
+            check_value(key, tree, out);
+        }
+        if out.len() > before {
             return;
         }
         let rank = |axis: &mut Axis| {
-            let tree = point
-                .iter()
-                .find(|(key, _)| key.text == axis.name.text)
-                .map(|(_, tree)| tree)?;
+            let (_, tree) = point.iter().find(|(key, _)| key.text == axis.name.text)?;
             let value = tree.to_value();
-            Some(
-                axis.values
-                    .iter()
-                    .position(|tree| tree.to_value() == value)
-                    .unwrap_or_else(|| {
-                        axis.values.push(tree.clone());
-                        axis.values.len() - 1
-                    }),
-            )
+            let known = axis.values.iter().position(|tree| same(&tree.to_value(), &value));
+            Some(known.unwrap_or_else(|| {
+                axis.values.push(tree.clone());
+                axis.values.len() - 1
+            }))
         };
         self.points
             .extend(self.axes.iter_mut().map(rank).collect::<Option<Vec<usize>>>());
     }
 }
 
-fn axis(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Option<Axis> {
-    if !is_name(&key.text) {
-        let help = "a name has letters, digits, `_` and `-`, and begins with a letter";
-        out.push(Mistake::new(&key.at, format!("`{}` can't be the name of an axis", key.text)).help(help));
-    }
-    let Item::List(items) = &tree.item else {
-        let message = format!("axis `{}` must be a list of values, not {}", key.text, tree.described());
-        out.push(Mistake::new(&tree.at, message).help("write it as a list: `[...]`"));
+fn single(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Option<Group> {
+    if !check_axis_name(key, out) {
         return None;
-    };
-    if items.is_empty() {
-        out.push(Mistake::new(&tree.at, format!("axis `{}` has no values", key.text)));
     }
-    let mut seen: HashSet<String> = HashSet::new();
-    for item in items {
-        if check_value(key, item, out) && !seen.insert(canonical::to_string(&item.to_value()).unwrap_or_default()) {
-            out.push(Mistake::new(
-                &item.at,
-                format!("axis `{}` has {} twice", key.text, item.described()),
-            ));
-        }
-    }
-    Some(Axis {
-        name: key.clone(),
-        values: items.clone(),
+    let values = values(key, tree, true, out)?;
+    Some(Group {
+        rows: (0..values.len()).map(|rank| vec![rank]).collect(),
+        axes: vec![Axis {
+            name: key.clone(),
+            values,
+        }],
     })
 }
 
-/// Tells whether a value can be a coordinate.
-fn check_value(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> bool {
-    let is_good = match &tree.item {
-        Item::Text(_) | Item::Plain(Value::Bool(_) | Value::Number(_)) => true,
-        Item::Plain(_) | Item::List(_) | Item::Map(_) => false,
+fn check_axis_name(key: &Key, out: &mut Vec<Mistake>) -> bool {
+    if !is_name(&key.text) {
+        let help = "a name has letters, digits, `_` and `-`, and begins with a letter";
+        out.push(Mistake::new(&key.at, format!("`{}` can't be the name of an axis", key.text)).help(help));
+        return false;
+    }
+    true
+}
+
+/// Reads `zip`: a mapping of axes that vary together, or a list of such mappings.
+fn zips(tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Group> {
+    let trees = match &tree.item {
+        Item::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(tree),
     };
-    if !is_good {
+    trees.iter().filter_map(|tree| zip(tree, out)).collect()
+}
+
+fn zip(tree: &Tree, out: &mut Vec<Mistake>) -> Option<Group> {
+    let Item::Map(entries) = &tree.item else {
         let message = format!(
-            "a value of axis `{}` must be a string, number or boolean, not {}",
-            key.text,
+            "`zip` must be a mapping of axes, or a list of such mappings, not {}",
             tree.described()
         );
-        out.push(Mistake::new(&tree.at, message));
+        out.push(Mistake::new(&tree.at, message).help("write `zip: { a: [1, 2], b: [x, y] }`"));
+        return None;
+    };
+    let before = out.len();
+    let mut columns: Vec<(&Key, Vec<Tree>)> = Vec::new();
+    for (key, tree) in entries {
+        if check_axis_name(key, out)
+            && let Some(values) = values(key, tree, false, out)
+        {
+            columns.push((key, values));
+        }
     }
-    is_good
+    if entries.is_empty() {
+        out.push(Mistake::new(&tree.at, "a `zip` of no axes"));
+    }
+    if out.len() > before {
+        return None;
+    }
+    let num = columns[0].1.len();
+    if columns.iter().any(|(_, values)| values.len() != num) {
+        let lengths: Vec<String> = columns
+            .iter()
+            .map(|(key, values)| format!("`{}` has {}", key.text, values.len()))
+            .collect();
+        let message = format!(
+            "the axes of a `zip` must have equally many values; {}",
+            lengths.join(", ")
+        );
+        let odd = columns.iter().find(|(_, values)| values.len() != num);
+        out.push(Mistake::new(odd.map_or(&tree.at, |(key, _)| &key.at), message));
+        return None;
+    }
+    let is_drawn = entries.iter().any(|(_, tree)| matches!(tree.item, Item::Map(_)));
+    let (axes, columns): (Vec<Axis>, Vec<Vec<usize>>) =
+        columns.into_iter().map(|(key, values)| ranked(key, values)).unzip();
+    let mut seen = HashSet::new();
+    let mut rows = Vec::with_capacity(num);
+    for idx in 0..num {
+        let row: Vec<usize> = columns.iter().map(|column| column[idx]).collect();
+        if seen.insert(row.clone()) {
+            rows.push(row);
+        } else if !is_drawn {
+            let point: Vec<String> = axes
+                .iter()
+                .zip(&row)
+                .map(|(axis, &rank)| format!("{}={}", axis.name.text, text_of(&axis.values[rank].to_value())))
+                .collect();
+            let message = format!("the `zip` has the point {} twice", point.join(","));
+            out.push(Mistake::new(&tree.at, message));
+            return None;
+        }
+    }
+    Some(Group { axes, rows })
+}
+
+/// Returns the axis of a column, with each value once, and for each row the index of its value.
+fn ranked(key: &Key, column: Vec<Tree>) -> (Axis, Vec<usize>) {
+    let mut ranks = HashMap::new();
+    let mut values: Vec<Tree> = Vec::new();
+    let mut rows = Vec::with_capacity(column.len());
+    for tree in column {
+        let text = canonical::to_string(&tree.to_value()).unwrap_or_default();
+        rows.push(*ranks.entry(text).or_insert_with(|| {
+            values.push(tree);
+            values.len() - 1
+        }));
+    }
+    let name = key.clone();
+    (Axis { name, values }, rows)
+}
+
+/// Tells about every name that two axes have.
+fn check_names(groups: &[Group], out: &mut Vec<Mistake>) {
+    let mut seen: HashSet<&str> = HashSet::new();
+    for axis in groups.iter().flat_map(|group| &group.axes) {
+        if !seen.insert(&axis.name.text) {
+            let message = format!("the matrix has the axis `{}` twice", axis.name.text);
+            out.push(Mistake::new(&axis.name.at, message));
+        }
+    }
 }
 
 fn points(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Vec<(Key, Tree)>> {
@@ -214,48 +335,48 @@ fn points(key: &Key, tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Vec<(Key, Tree)
     let mut points = Vec::new();
     for item in items {
         match &item.item {
-            Item::Map(entries) if !entries.is_empty() => {
-                if entries
-                    .iter()
-                    .filter(|(key, tree)| !check_value(key, tree, out))
-                    .count()
-                    == 0
-                {
-                    points.push(entries.clone());
-                }
+            Item::Map(entries) if !entries.is_empty() => points.push(entries.clone()),
+            _ => {
+                let message = format!("a point is a mapping of axes to values, not {}", item.described());
+                out.push(Mistake::new(&item.at, message));
             }
-            _ => out.push(Mistake::new(
-                &item.at,
-                format!("a point is a mapping of axes to values, not {}", item.described()),
-            )),
         }
     }
     points
 }
 
-/// Returns the product of the axes, the last one varying fastest.
-fn product(axes: &[Axis], at: &At, out: &mut Vec<Mistake>) -> Option<Vec<Vec<usize>>> {
-    let num_points = axes
+/// Returns the product of the groups: axes by name, the last one varying fastest. No groups have no points.
+fn product(groups: Vec<Group>, at: &At, out: &mut Vec<Mistake>) -> Option<Matrix> {
+    let num_points = groups
         .iter()
-        .try_fold(1usize, |product, axis| product.checked_mul(axis.values.len()));
+        .try_fold(1usize, |product, group| product.checked_mul(group.rows.len()));
     if num_points.is_none_or(|num| num > MAX_POINTS) {
-        out.push(Mistake::new(
-            at,
-            format!("the matrix has more than {MAX_POINTS} points"),
-        ));
+        let message = format!("the matrix has more than {MAX_POINTS} points");
+        out.push(Mistake::new(at, message));
         return None;
     }
-    let mut points: Vec<Vec<usize>> = vec![Vec::new()];
-    for axis in axes {
+    let mut points: Vec<Vec<usize>> = match groups.is_empty() {
+        true => Vec::new(),
+        false => vec![Vec::new()],
+    };
+    for group in &groups {
         let longer = |point: &Vec<usize>| {
-            let point = point.clone();
-            (0..axis.values.len())
-                .map(move |rank| point.iter().copied().chain([rank]).collect())
+            let rows = group.rows.iter();
+            rows.map(|row| [point.as_slice(), row.as_slice()].concat())
                 .collect::<Vec<_>>()
         };
         points = points.iter().flat_map(longer).collect();
     }
-    Some(points)
+    let mut axes: Vec<(usize, Axis)> = groups.into_iter().flat_map(|group| group.axes).enumerate().collect();
+    axes.sort_by(|a, b| a.1.name.text.cmp(&b.1.name.text));
+    let order: Vec<usize> = axes.iter().map(|(idx, _)| *idx).collect();
+    let sorted = |point: Vec<usize>| order.iter().map(|&idx| point[idx]).collect();
+    let mut points: Vec<Vec<usize>> = points.into_iter().map(sorted).collect();
+    points.sort_unstable();
+    Some(Matrix {
+        points,
+        axes: axes.into_iter().map(|(_, axis)| axis).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -266,7 +387,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<String>, Vec<String>> {
         let mut out = Vec::new();
         let params = yaml::parse(&At::whole("p", "{seeds: [1, 2]}"), &mut out).expect("YAML");
-        let scope = Scope::new(&params, Vec::new(), "", &mut out);
+        let scope = Scope::new(&params, Vec::new(), "", Vec::new(), &mut out);
         let tree = yaml::parse(&At::whole("p", text), &mut out).expect("YAML");
         let Some(matrix) = Matrix::read(&tree, &scope, &mut out) else {
             return Err(out.into_iter().map(|m| m.message).collect());

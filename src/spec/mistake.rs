@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::{
@@ -24,6 +24,7 @@ pub struct At {
 struct Text {
     name: String,
     text: String,
+    dir: Option<PathBuf>,
 }
 
 impl SourceCode for Text {
@@ -62,9 +63,19 @@ impl SourceCode for Text {
 impl At {
     /// Returns the whole of a text that is called `name`.
     pub fn whole(name: &str, text: &str) -> At {
+        At::of(name, text, None)
+    }
+
+    /// Returns the whole of a file; paths in it are relative to `dir`, its folder.
+    pub fn file(name: &str, text: &str, dir: &Path) -> At {
+        At::of(name, text, Some(dir.to_path_buf()))
+    }
+
+    fn of(name: &str, text: &str, dir: Option<PathBuf>) -> At {
         let source = Arc::new(Text {
             name: name.to_owned(),
             text: text.to_owned(),
+            dir,
         });
         At {
             len: text.len(),
@@ -113,6 +124,11 @@ impl At {
     /// Returns the name of the text: a file as the user wrote it, or an option.
     pub fn source_name(&self) -> &str {
         &self.source.name
+    }
+
+    /// Returns the folder that paths in this text are relative to; absent for an option of the command line.
+    pub fn dir(&self) -> Option<&Path> {
+        self.source.dir.as_deref()
     }
 
     /// Returns the bytes of the text that this place covers.

@@ -3,11 +3,12 @@
 //! Both work on the tree before it is read, so that what they write is checked exactly like what the file says, and
 //! keep their own places, so that a mistake names the option. They can change but not invent parameters and stages.
 
+use super::merge::{self, Level};
 use super::mistake::{At, Mistake};
 use super::yaml::{self, Item, Key, Tree};
 
 /// The sections that `--set` reaches by name; any other first word is a parameter.
-const SECTIONS: [&str; 3] = ["params", "stages", "defaults"];
+const SECTIONS: [&str; 4] = ["params", "stages", "templates", "defaults"];
 
 /// Merges a profile's `params` and `defaults` into the pipeline.
 pub fn apply_profile(root: &mut Tree, name: &str, out: &mut Vec<Mistake>) {
@@ -26,9 +27,10 @@ pub fn apply_profile(root: &mut Tree, name: &str, out: &mut Vec<Mistake>) {
         });
         return;
     };
-    for (section, is_strict) in [("params", true), ("defaults", false)] {
+    for section in ["params", "defaults"] {
         if let Some(over) = profile.get(section).filter(|over| !over.is_null()) {
-            merge(section_mut(root, section, &over.at), over, is_strict, section, out);
+            // That every profile sets what there is has been checked.
+            merge::lay(section_mut(root, section, &over.at), over, Level::Other);
         }
     }
 }
@@ -43,63 +45,101 @@ pub fn check_profiles(root: &Tree, out: &mut Vec<Mistake>) {
         at: root.at.clone(),
     };
     for over in profiles.iter().filter_map(|(_, profile)| profile.get("params")) {
-        let mut params = root.get("params").unwrap_or(&none).clone();
-        merge(&mut params, over, true, "params", out);
+        check_known(root.get("params").unwrap_or(&none), over, "params", out);
+    }
+}
+
+fn check_known(base: &Tree, over: &Tree, path: &str, out: &mut Vec<Mistake>) {
+    let (Item::Map(entries), Item::Map(changes)) = (&base.item, &over.item) else {
+        return;
+    };
+    for (key, change) in changes {
+        let inner = format!("{path}.{}", key.text);
+        match base.get(&key.text) {
+            Some(base) => check_known(base, change, &inner, out),
+            None => {
+                let names = entries.iter().map(|(key, _)| key.text.as_str());
+                let message = format!("a profile can't set `{inner}`: the pipeline has no such parameter");
+                out.push(Mistake::unknown(&key.at, message, &key.text, names));
+            }
+        }
+    }
+}
+
+/// What an option of the command line changes.
+pub(super) struct Target {
+    /// `params`, `stages`, `templates` or `defaults`.
+    pub section: String,
+    /// The names that lead to it in the section, at least one.
+    pub parts: Vec<Key>,
+    /// Where the value stands in the option.
+    pub value: At,
+}
+
+impl Target {
+    /// Reads the path of `PATH=VALUE`, given to the option `name`.
+    pub fn read(name: &str, option: &str, example: &str, out: &mut Vec<Mistake>) -> Option<Target> {
+        let whole = At::whole(name, option);
+        let Some((path, _)) = option.split_once('=') else {
+            let message = format!("`{name}` needs a path and a value");
+            out.push(Mistake::new(&whole, message).help(format!("write {name} {example}")));
+            return None;
+        };
+        let mut parts: Vec<Key> = Vec::new();
+        let mut start = 0;
+        for part in path.split('.') {
+            parts.push(Key {
+                text: part.trim().to_owned(),
+                at: whole.part(start..start + part.len()),
+            });
+            start += part.len() + 1;
+        }
+        if parts.iter().any(|part| part.text.is_empty()) {
+            let message = format!("`{path}` is not a dotted name");
+            out.push(Mistake::new(&whole.part(0..path.len()), message));
+            return None;
+        }
+        let section = match parts[0].text.as_str() {
+            name if SECTIONS.contains(&name) && parts.len() > 1 => parts.remove(0).text,
+            _ => "params".to_owned(),
+        };
+        if parts.len() < 2 && matches!(section.as_str(), "stages" | "templates") {
+            let message = format!("a whole {} can't be set", section.trim_end_matches('s'));
+            let help = format!("write {section}.NAME.with.PARAMETER=VALUE");
+            out.push(Mistake::new(&parts[0].at, message).help(help));
+            return None;
+        }
+        Some(Target {
+            section,
+            parts,
+            value: whole.part(path.len() + 1..option.len()),
+        })
+    }
+
+    /// Writes a value there.
+    pub fn set(&self, root: &mut Tree, value: Tree, out: &mut Vec<Mistake>) {
+        // Parameters must exist and so must stages; what is set in a stage is checked when the stage is read.
+        let must_exist = match self.section.as_str() {
+            "params" => self.parts.len(),
+            "stages" | "templates" => 1,
+            _ => 0,
+        };
+        let section = section_mut(root, &self.section, &self.value);
+        set(section, &self.parts, must_exist, &self.section, value, out);
     }
 }
 
 /// Applies one `--set PATH=VALUE`.
 pub fn apply_set(root: &mut Tree, option: &str, out: &mut Vec<Mistake>) {
-    let whole = At::whole("--set", option);
-    let Some((path, _)) = option.split_once('=') else {
-        out.push(Mistake::new(&whole, "`--set` needs a path and a value").help("write --set sft_learning_rate=1e-4"));
+    let Some(target) = Target::read("--set", option, "sft_learning_rate=1e-4", out) else {
         return;
     };
     let before = out.len();
-    let value = yaml::parse(&whole.part(path.len() + 1..option.len()), out);
-    let Some(value) = value.filter(|_| out.len() == before) else {
-        return;
-    };
-    let mut parts: Vec<Key> = Vec::new();
-    let mut start = 0;
-    for part in path.split('.') {
-        parts.push(Key {
-            text: part.trim().to_owned(),
-            at: whole.part(start..start + part.len()),
-        });
-        start += part.len() + 1;
+    if let Some(value) = yaml::parse(&target.value, out)
+        && out.len() == before
+    {
+        target.set(root, value, out);
     }
-    if parts.iter().any(|part| part.text.is_empty()) {
-        out.push(Mistake::new(
-            &whole.part(0..path.len()),
-            format!("`{path}` is not a dotted name"),
-        ));
-        return;
-    }
-    let section = match parts[0].text.as_str() {
-        name if SECTIONS.contains(&name) && parts.len() > 1 => parts.remove(0).text,
-        _ => "params".to_owned(),
-    };
-    // Parameters must exist and so must stages; what is set in a stage is checked when the stage is read.
-    let must_exist = match section.as_str() {
-        "params" => parts.len(),
-        "stages" => 1,
-        _ => 0,
-    };
-    if section == "stages" && parts.len() < 2 {
-        out.push(
-            Mistake::new(&parts[0].at, "a whole stage can't be set").help("write stages.NAME.with.PARAMETER=VALUE"),
-        );
-        return;
-    }
-    set(
-        section_mut(root, &section, &whole),
-        &parts,
-        must_exist,
-        &section,
-        value,
-        out,
-    );
 }
 
 fn set(tree: &mut Tree, parts: &[Key], must_exist: usize, path: &str, value: Tree, out: &mut Vec<Mistake>) {
@@ -122,7 +162,11 @@ fn set(tree: &mut Tree, parts: &[Key], must_exist: usize, path: &str, value: Tre
     let idx = entries.iter().position(|(key, _)| key.text == part.text);
     if idx.is_none() && must_exist > 0 {
         let names = entries.iter().map(|(key, _)| key.text.as_str());
-        let what = if path == "stages" { "stage" } else { "parameter" };
+        let what = match path {
+            "stages" => "stage",
+            "templates" => "template",
+            _ => "parameter",
+        };
         out.push(Mistake::unknown(
             &part.at,
             format!("there is no {what} `{inner}`"),
@@ -151,28 +195,8 @@ fn set(tree: &mut Tree, parts: &[Key], must_exist: usize, path: &str, value: Tre
     );
 }
 
-/// Merges mappings key by key; everything else is replaced. With `is_strict` a key must be there already.
-fn merge(base: &mut Tree, over: &Tree, is_strict: bool, path: &str, out: &mut Vec<Mistake>) {
-    let (Item::Map(entries), Item::Map(changes)) = (&mut base.item, &over.item) else {
-        *base = over.clone();
-        return;
-    };
-    for (key, change) in changes {
-        let inner = format!("{path}.{}", key.text);
-        if let Some((_, value)) = entries.iter_mut().find(|(k, _)| k.text == key.text) {
-            merge(value, change, is_strict, &inner, out);
-        } else if is_strict {
-            let names = entries.iter().map(|(key, _)| key.text.as_str());
-            let message = format!("a profile can't set `{inner}`: the pipeline has no such parameter");
-            out.push(Mistake::unknown(&key.at, message, &key.text, names));
-        } else {
-            entries.push((key.clone(), change.clone()));
-        }
-    }
-}
-
 /// Returns a section of the pipeline, made empty where it is missing; a root that is no mapping is told elsewhere.
-fn section_mut<'a>(root: &'a mut Tree, name: &str, at: &At) -> &'a mut Tree {
+pub(super) fn section_mut<'a>(root: &'a mut Tree, name: &str, at: &At) -> &'a mut Tree {
     if !matches!(root.item, Item::Map(_)) {
         root.item = Item::Map(Vec::new());
     }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Number, Value, json};
 
-use super::mistake::{At, Mistake, listed, shown};
-use super::yaml::{Item, Key, Tree};
+use super::mistake::{At, Mistake, listed};
+use super::paths;
+use super::yaml::{Item, Key, Tree, same};
 use crate::digest::{Digest, FileError, canonical};
 
 /// Whether a parameter changes the result.
@@ -140,7 +141,7 @@ impl Schema {
     pub fn check(&self, tree: &Tree, what: &str, base: &Path, out: &mut Vec<Mistake>) -> Option<Value> {
         let before = out.len();
         let value = self.typed(tree, what, base, out)?;
-        if !self.values.is_empty() && !self.values.iter().any(|valid| self.same(valid, &value)) {
+        if !self.values.is_empty() && !self.values.iter().any(|valid| same(valid, &value)) {
             let valid: Vec<String> = self.values.iter().map(text_of).collect();
             let message = format!("{what} can't be {}", tree.described());
             out.push(Mistake::unknown(
@@ -369,40 +370,20 @@ impl Schema {
             out.push(Mistake::new(&tree.at, message));
         }
     }
-
-    /// Tells whether a value of `enum` is the checked value, whichever way its number is written.
-    fn same(&self, valid: &Value, value: &Value) -> bool {
-        valid == value || matches!((valid.as_f64(), value.as_f64()), (Some(a), Some(b)) if a == b)
-    }
 }
 
-/// Returns the absolute path of a file or folder that must exist.
+/// Returns the absolute path of a file or folder that must exist, relative to the file it was written in or to `base`.
 fn existing(text: &str, at: &At, what: &str, base: &Path, out: &mut Vec<Mistake>) -> Option<Value> {
-    let path = std::path::absolute(base.join(text)).unwrap_or_else(|_| PathBuf::from(text));
+    let path = std::path::absolute(at.dir().unwrap_or(base).join(text)).unwrap_or_else(|_| PathBuf::from(text));
     let mistake = match path.try_exists() {
-        Ok(true) if !text.is_empty() => return Some(Value::String(path.to_str()?.to_owned())),
+        Ok(true) if !text.is_empty() => match path.to_str() {
+            Some(path) => return Some(path.into()),
+            None => Mistake::new(at, format!("{what}: the path of `{text}` is not UTF-8")),
+        },
         Ok(_) => Mistake::new(at, format!("{what}: there is no file or folder `{text}`")),
         Err(error) => Mistake::new(at, format!("{what}: can't look at `{text}`: {error}")),
     };
-    out.push(match path.parent().filter(|dir| dir.is_dir()) {
-        _ if text.starts_with('~') => mistake.help("`~` is not expanded; write the whole path"),
-        Some(dir) => {
-            let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
-            let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            match super::nearest(name, names.iter().map(String::as_str)) {
-                Some(near) => mistake.help(format!("did you mean `{near}`, in {}?", shown(dir))),
-                None => mistake.help(format!(
-                    "looked for {}; paths are relative to the pipeline file",
-                    shown(&path)
-                )),
-            }
-        }
-        None => mistake.help(format!(
-            "looked for {}; paths are relative to the pipeline file",
-            shown(&path)
-        )),
-    });
+    out.push(paths::missing(mistake, &path, text));
     None
 }
 

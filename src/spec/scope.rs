@@ -1,24 +1,43 @@
-//! What `${...}` refers to: parameters, axes, the profile and declared environment variables, and filling them in.
+//! What `${...}` refers to: parameters, axes, the profile and declared environment variables.
 //!
-//! Types survive where a scalar is one reference. What is filled in keeps the place where it was written, so that a
-//! wrong value is shown where its author can change it. It doesn't know stages or kinds.
+//! It doesn't know stages or kinds, and leaves what depends on an axis for later where the axes are not known.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::mistake::{At, Mistake, listed, nearest};
-use super::schema::text_of;
+use super::fill::{Names, Outcome, fill};
+use super::mistake::{At, Mistake, nearest};
+use super::params::{self, Resolver, dotted, find, or_default, unknown_param};
 use super::template::{self, Part};
 use super::yaml::{Item, Key, Tree};
-
-/// References that lead on to others further than this are refused, so that no chain can exhaust the stack.
-const MAX_CHAIN: usize = 100;
 
 /// The values that a pipeline gives to names, apart from axes.
 #[derive(Debug)]
 pub struct Scope {
+    /// With references filled in.
     params: Tree,
-    env: Vec<Key>,
+    /// As they were written.
+    raw: Tree,
+    env: Vec<Variable>,
     profile: String,
+    swept: Vec<Swept>,
+}
+
+/// An environment variable that a pipeline may use.
+#[derive(Debug, Clone)]
+pub(super) struct Variable {
+    /// The name.
+    pub name: Key,
+    /// What it is where it's not set.
+    pub default: Option<String>,
+}
+
+/// A parameter that has the value of an axis where there is that axis.
+#[derive(Debug, Clone)]
+pub(super) struct Swept {
+    /// The dotted path of the parameter.
+    pub path: String,
+    /// The axis.
+    pub axis: String,
 }
 
 /// What is known of the axes where a text is filled in.
@@ -32,63 +51,47 @@ pub enum Point<'a> {
     At(&'a BTreeMap<String, Tree>),
 }
 
-/// What became of a value with references in it.
-#[derive(Debug)]
-pub enum Outcome {
-    /// All is filled in.
-    Value(Tree),
-    /// It depends on an axis that is not known.
-    Pending,
-    /// Something is wrong and was told.
-    Wrong,
-    /// A reference that stays as it is until a worker starts.
-    Kept,
-}
-
 impl Scope {
     /// Returns the scope of a pipeline, with parameters that refer to each other filled in.
-    pub fn new(params: &Tree, env: Vec<Key>, profile: &str, out: &mut Vec<Mistake>) -> Scope {
-        let empty = Scope {
+    pub(super) fn new(
+        params: &Tree,
+        env: Vec<Variable>,
+        profile: &str,
+        swept: Vec<Swept>,
+        out: &mut Vec<Mistake>,
+    ) -> Scope {
+        let mut scope = Scope {
             params: Tree {
                 item: Item::Map(Vec::new()),
                 at: params.at.clone(),
             },
+            raw: params.clone(),
             env,
             profile: profile.to_owned(),
+            swept,
         };
-        let mut resolver = Resolver {
-            raw: params,
-            rest: &empty,
-            done: HashMap::new(),
-            stack: Vec::new(),
-        };
-        let resolved = match resolver.resolve("", &params.at, out) {
+        let resolved = match Resolver::new(params, &scope, Vec::new()).resolve("", &params.at, out) {
             Outcome::Value(tree) => tree,
             // What is wrong was told; the raw values still tell which names there are.
             _ => params.clone(),
         };
-        Scope {
-            params: resolved,
-            ..empty
-        }
+        scope.params = resolved;
+        scope
     }
 
     /// Returns a value with its references filled in.
     ///
     /// With `deferred`, references to what is known only when a worker starts stay as they are.
     pub fn fill(&self, tree: &Tree, point: Point<'_>, deferred: bool, out: &mut Vec<Mistake>) -> Outcome {
-        fill(
-            tree,
-            &mut Placed {
-                scope: self,
-                point,
-                deferred,
-            },
-            out,
-        )
+        let mut names = Placed {
+            scope: self,
+            point,
+            deferred,
+        };
+        fill(tree, &mut names, out)
     }
 
-    /// Adds the axes that a value refers to, be it through parameters.
+    /// Adds the axes that a value refers to, be it through parameters that are swept.
     pub fn axes_in(&self, tree: &Tree, names: &mut BTreeSet<String>) {
         match &tree.item {
             Item::Plain(_) => {}
@@ -96,49 +99,128 @@ impl Scope {
             Item::Map(entries) => entries.iter().for_each(|(_, value)| self.axes_in(value, names)),
             Item::Text(text) => {
                 for part in template::parse(text).unwrap_or_default() {
-                    let Part::Reference(name) = part else { continue };
-                    if let Some(axis) = name.strip_prefix("matrix.") {
-                        names.insert(axis.to_owned());
+                    if let Part::Reference(name) | Part::Default { name, .. } = part {
+                        self.axes_of(&name, names);
                     }
                 }
             }
         }
     }
 
-    fn env(&self, name: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {
-        if !self.env.iter().any(|key| key.text == name) {
+    fn axes_of(&self, name: &str, names: &mut BTreeSet<String>) {
+        if let Some(axis) = name.strip_prefix("matrix.") {
+            names.insert(axis.to_owned());
+        } else if let Some(path) = name.strip_prefix("params.") {
+            let used = self
+                .swept
+                .iter()
+                .filter(|swept| params::depends(&self.raw, path, &swept.path));
+            names.extend(used.map(|swept| swept.axis.clone()));
+        }
+    }
+
+    /// Tells whether a value depends on the parameter `on`, directly or through other parameters.
+    pub(super) fn depends(&self, tree: &Tree, on: &str) -> bool {
+        params::references(tree)
+            .iter()
+            .any(|path| params::depends(&self.raw, path, on))
+    }
+
+    /// Returns a parameter by its dotted path.
+    pub(super) fn param(&self, path: &str) -> Option<&Tree> {
+        find(&self.params, path)
+    }
+
+    fn swept_param(&self, path: &str, point: Point<'_>, at: &At, out: &mut Vec<Mistake>) -> Option<Outcome> {
+        let used = self
+            .swept
+            .iter()
+            .filter(|swept| params::depends(&self.raw, path, &swept.path));
+        let used: Vec<&Swept> = used.collect();
+        let first = used.first()?;
+        Some(match point {
+            Point::Unknown => Outcome::Pending,
+            Point::Nowhere(place) => {
+                let message = format!("`params.{path}` is used in {place}, so it can't be swept");
+                let help = format!("`--sweep` varies `params.{}` from node to node of a stage", first.path);
+                out.push(Mistake::new(at, message).help(help));
+                Outcome::Wrong
+            }
+            Point::At(axes) => {
+                let over = used
+                    .iter()
+                    .filter_map(|swept| Some((swept.path.as_str(), axes.get(&swept.axis)?)));
+                Resolver::new(&self.raw, self, over.collect()).resolve(path, at, out)
+            }
+        })
+    }
+
+    fn env(&self, name: &str, default: Option<&str>, at: &At, out: &mut Vec<Mistake>) -> Outcome {
+        let text = |text: &str| {
+            Outcome::Value(Tree {
+                item: Item::Text(text.to_owned()),
+                at: at.clone(),
+            })
+        };
+        let Some(variable) = self.env.iter().find(|variable| variable.name.text == name) else {
             let message = format!("the environment variable `{name}` is not listed under `env`");
             let help = format!("add it at the top level, `env: [{name}]`; its value will then enter the key");
-            out.push(Mistake::new(at, message).help(help));
+            let names = self.env.iter().map(|variable| variable.name.text.as_str());
+            out.push(match nearest(name, names) {
+                Some(near) => Mistake::new(at, message).help(format!("did you mean `${{env.{near}}}`?")),
+                None => Mistake::new(at, message).help(help),
+            });
             return Outcome::Wrong;
-        }
-        match std::env::var(name) {
-            Ok(value) => Outcome::Value(Tree {
-                item: Item::Text(value),
-                at: at.clone(),
-            }),
-            Err(_) => {
-                out.push(Mistake::new(
-                    at,
-                    format!("the environment variable `{name}` is not set"),
-                ));
+        };
+        // As in a shell, `:-` stands in for a variable that is empty as well as for one that is not set.
+        let default = default.or(variable.default.as_deref());
+        match (std::env::var(name), default) {
+            (Ok(value), Some(default)) if value.is_empty() => text(default),
+            (Ok(value), _) => text(&value),
+            (Err(_), Some(default)) => text(default),
+            (Err(std::env::VarError::NotUnicode(_)), None) => {
+                let message = format!("the environment variable `{name}` is not UTF-8");
+                out.push(Mistake::new(at, message));
+                Outcome::Wrong
+            }
+            (Err(std::env::VarError::NotPresent), None) => {
+                let message = format!("the environment variable `{name}` is not set");
+                let help = format!("set it, or give it a default: `${{env.{name}:-VALUE}}`");
+                out.push(Mistake::new(at, message).help(help));
                 Outcome::Wrong
             }
         }
     }
 
     /// Returns what is neither a parameter nor an axis.
-    fn other(&self, name: &str, deferred: bool, at: &At, out: &mut Vec<Mistake>) -> Outcome {
+    pub(super) fn other(
+        &self,
+        name: &str,
+        default: Option<&str>,
+        deferred: bool,
+        at: &At,
+        out: &mut Vec<Mistake>,
+    ) -> Outcome {
         let (head, rest) = name.split_once('.').unwrap_or((name, ""));
+        let is_late = matches!(head, "inputs" | "outputs" | "resources" | "seed");
         match (head, rest) {
-            ("env", variable) if !variable.is_empty() => return self.env(variable, at, out),
+            ("env", variable) if !variable.is_empty() => return self.env(variable, default, at, out),
             ("profile", "") => {
+                let profile = match default {
+                    Some(default) if self.profile.is_empty() => default,
+                    _ => &self.profile,
+                };
                 return Outcome::Value(Tree {
-                    item: Item::Text(self.profile.clone()),
+                    item: Item::Text(profile.to_owned()),
                     at: at.clone(),
                 });
             }
-            ("inputs" | "outputs" | "resources" | "seed", _) if deferred => return Outcome::Kept,
+            _ if is_late && deferred && default.is_none() => return Outcome::Kept,
+            _ if is_late && deferred => {
+                let message = format!("`${{{name}}}` always has a value, so it can't have a default");
+                out.push(Mistake::new(at, message));
+                return Outcome::Wrong;
+            }
             _ => {}
         }
         let mistake = Mistake::new(at, format!("unknown reference `${{{name}}}`"));
@@ -146,7 +228,8 @@ impl Scope {
         let names = dotted(&self.params);
         let suffix = format!(".{name}");
         let param = names.iter().find(|param| *param == name || param.ends_with(&suffix));
-        out.push(if matches!(head, "inputs" | "outputs" | "resources" | "seed") {
+        let default = default.map(|default| format!(":-{default}")).unwrap_or_default();
+        out.push(if is_late {
             mistake.help("this is known only when a command starts: use it in `run` or `env` of the kind `command`")
         } else if let Some(param) = param {
             mistake.help(format!("did you mean `${{params.{param}}}`?"))
@@ -154,20 +237,12 @@ impl Scope {
             let dot = if rest.is_empty() { "" } else { "." };
             mistake.help(format!("did you mean `${{{near}{dot}{rest}}}`?"))
         } else if deferred {
-            mistake.help(format!("for a variable of the shell write `$${{{name}}}`"))
+            mistake.help(format!("for a variable of the shell write `$${{{name}{default}}}`"))
         } else {
             mistake.help("a reference is `${params.NAME}`, `${matrix.AXIS}`, `${env.NAME}` or `${profile}`")
         });
         Outcome::Wrong
     }
-}
-
-/// Looks up the names in a text.
-trait Names {
-    fn value(&mut self, name: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome;
-
-    /// Tells whether a second filling in follows, so that `$${` must stay.
-    fn deferred(&self) -> bool;
 }
 
 /// The names that can be used in a stage.
@@ -178,30 +253,45 @@ struct Placed<'a> {
 }
 
 impl Names for Placed<'_> {
-    fn value(&mut self, name: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {
+    fn value(&mut self, name: &str, default: Option<&str>, at: &At, out: &mut Vec<Mistake>) -> Outcome {
         if let Some(path) = name.strip_prefix("params.") {
-            return match find(&self.scope.params, path) {
-                Some(tree) => Outcome::Value(tree.clone()),
-                None => unknown_param(&self.scope.params, path, at, out),
+            let params = &self.scope.params;
+            let found = match self.scope.swept_param(path, self.point, at, out) {
+                Some(Outcome::Pending) => return Outcome::Pending,
+                Some(swept) => Some(swept),
+                None => find(params, path).map(|tree| Outcome::Value(tree.clone())),
+            };
+            return match (found, default) {
+                (None, None) => unknown_param(params, path, at, out),
+                (found, default) => or_default(found, default, at, out),
             };
         }
-        let Some(axis) = name.strip_prefix("matrix.") else {
-            return self.scope.other(name, self.deferred, at, out);
-        };
+        match name.strip_prefix("matrix.") {
+            Some(axis) => self.axis(axis, default, at, out),
+            None => self.scope.other(name, default, self.deferred, at, out),
+        }
+    }
+
+    fn deferred(&self) -> bool {
+        self.deferred
+    }
+}
+
+impl Placed<'_> {
+    fn axis(&self, axis: &str, default: Option<&str>, at: &At, out: &mut Vec<Mistake>) -> Outcome {
         let axes = match self.point {
             Point::Unknown => return Outcome::Pending,
             Point::Nowhere(place) => {
-                out.push(Mistake::new(
-                    at,
-                    format!("`${{{name}}}` can't be used in {place}: there are no axes yet"),
-                ));
+                let message = format!("`${{matrix.{axis}}}` can't be used in {place}: there are no axes yet");
+                out.push(Mistake::new(at, message));
                 return Outcome::Wrong;
             }
             Point::At(axes) => axes,
         };
-        match axes.get(axis) {
-            Some(tree) => Outcome::Value(tree.clone()),
-            None => {
+        match (axes.get(axis), default) {
+            (Some(tree), _) => Outcome::Value(tree.clone()),
+            (None, Some(_)) => or_default(None, default, at, out),
+            (None, None) => {
                 let message = format!("there is no axis `{axis}` here");
                 let mistake = Mistake::unknown(at, message, axis, axes.keys().map(String::as_str));
                 out.push(if axes.is_empty() {
@@ -213,237 +303,6 @@ impl Names for Placed<'_> {
             }
         }
     }
-
-    fn deferred(&self) -> bool {
-        self.deferred
-    }
-}
-
-/// Resolves parameters that refer to parameters.
-struct Resolver<'a> {
-    raw: &'a Tree,
-    rest: &'a Scope,
-    /// By dotted path; `None` if something is wrong with it.
-    done: HashMap<String, Option<Tree>>,
-    /// The paths that are being resolved, outermost first.
-    stack: Vec<String>,
-}
-
-impl Resolver<'_> {
-    /// Resolves the parameter, or the mapping of parameters, at a dotted path; the empty path is all of them.
-    fn resolve(&mut self, path: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {
-        if let Some(done) = self.done.get(path) {
-            return done.clone().map_or(Outcome::Wrong, Outcome::Value);
-        }
-        if let Some(idx) = self.stack.iter().position(|open| open == path) {
-            let names = self.stack[idx..].iter().map(String::as_str).chain([path]);
-            let cycle: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
-            out.push(Mistake::new(
-                at,
-                format!("parameters refer to each other in a circle: {}", cycle.join(" -> ")),
-            ));
-            return Outcome::Wrong;
-        }
-        if self.stack.len() > MAX_CHAIN {
-            out.push(Mistake::new(
-                at,
-                format!("more than {MAX_CHAIN} parameters refer to each other in a row"),
-            ));
-            return Outcome::Wrong;
-        }
-        let raw = self.raw;
-        let Some(tree) = find(raw, path) else {
-            return unknown_param(raw, path, at, out);
-        };
-        self.stack.push(path.to_owned());
-        let outcome = match &tree.item {
-            Item::Map(entries) => self.resolve_map(path, tree, entries, out),
-            _ => fill(tree, self, out),
-        };
-        self.stack.pop();
-        let done = if let Outcome::Value(tree) = &outcome {
-            Some(tree.clone())
-        } else {
-            None
-        };
-        self.done.insert(path.to_owned(), done);
-        outcome
-    }
-
-    fn resolve_map(&mut self, path: &str, tree: &Tree, entries: &[(Key, Tree)], out: &mut Vec<Mistake>) -> Outcome {
-        let mut resolved = Vec::with_capacity(entries.len());
-        for (key, value) in entries {
-            let inner = if path.is_empty() {
-                key.text.clone()
-            } else {
-                format!("{path}.{}", key.text)
-            };
-            if let Outcome::Value(value) = self.resolve(&inner, &value.at, out) {
-                resolved.push((key.clone(), value));
-            }
-        }
-        if resolved.len() < entries.len() {
-            return Outcome::Wrong;
-        }
-        Outcome::Value(Tree {
-            item: Item::Map(resolved),
-            at: tree.at.clone(),
-        })
-    }
-}
-
-impl Names for Resolver<'_> {
-    fn value(&mut self, name: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {
-        if let Some(path) = name.strip_prefix("params.") {
-            return self.resolve(path, at, out);
-        }
-        if name.starts_with("matrix.") {
-            out.push(Mistake::new(
-                at,
-                format!("`${{{name}}}` can't be used in `params`: there are no axes yet"),
-            ));
-            return Outcome::Wrong;
-        }
-        self.rest.other(name, false, at, out)
-    }
-
-    fn deferred(&self) -> bool {
-        false
-    }
-}
-
-fn fill(tree: &Tree, names: &mut dyn Names, out: &mut Vec<Mistake>) -> Outcome {
-    let item = match &tree.item {
-        Item::Plain(_) => return Outcome::Value(tree.clone()),
-        Item::Text(text) if !text.contains("${") => return Outcome::Value(tree.clone()),
-        Item::Text(text) => return fill_text(text, &tree.at, names, out),
-        Item::List(items) => {
-            let filled: Vec<Outcome> = items.iter().map(|item| fill(item, names, out)).collect();
-            collect(filled).map(Item::List)
-        }
-        Item::Map(entries) => {
-            let filled: Vec<Outcome> = entries.iter().map(|(_, value)| fill(value, names, out)).collect();
-            collect(filled).map(|values| Item::Map(entries.iter().map(|(key, _)| key.clone()).zip(values).collect()))
-        }
-    };
-    match item {
-        Ok(item) => Outcome::Value(Tree {
-            item,
-            at: tree.at.clone(),
-        }),
-        Err(outcome) => outcome,
-    }
-}
-
-/// Returns all values, or why there are none: what is wrong goes before what is pending.
-fn collect(outcomes: Vec<Outcome>) -> Result<Vec<Tree>, Outcome> {
-    let mut values = Vec::with_capacity(outcomes.len());
-    let mut is_pending = false;
-    for outcome in outcomes {
-        match outcome {
-            Outcome::Value(value) => values.push(value),
-            Outcome::Pending => is_pending = true,
-            Outcome::Wrong | Outcome::Kept => return Err(Outcome::Wrong),
-        }
-    }
-    if is_pending { Err(Outcome::Pending) } else { Ok(values) }
-}
-
-fn fill_text(text: &str, at: &At, names: &mut dyn Names, out: &mut Vec<Mistake>) -> Outcome {
-    let parts = match template::parse(text) {
-        Ok(parts) => parts,
-        Err(error) => {
-            let help = "a reference is `${params.NAME}`; write `$${` for the characters `${`";
-            out.push(Mistake::new(&at.find("${"), error.to_string()).help(help));
-            return Outcome::Wrong;
-        }
-    };
-    let kept = |name: &str| format!("${{{name}}}");
-    if let [Part::Reference(name)] = &parts[..] {
-        return match names.value(name, &at.find(&kept(name)), out) {
-            Outcome::Kept => Outcome::Value(Tree {
-                item: Item::Text(kept(name)),
-                at: at.clone(),
-            }),
-            outcome => outcome,
-        };
-    }
-    let mut filled = String::new();
-    let (mut is_pending, mut is_wrong) = (false, false);
-    for part in parts {
-        match part {
-            Part::Text(text) if names.deferred() => filled.push_str(&text.replace("${", "$${")),
-            Part::Text(text) => filled.push_str(&text),
-            Part::Reference(name) => {
-                let place = at.find(&kept(&name));
-                match names.value(&name, &place, out) {
-                    Outcome::Value(tree) => {
-                        is_wrong |= !append(&mut filled, &tree, &name, &place, names.deferred(), out)
-                    }
-                    Outcome::Pending => is_pending = true,
-                    Outcome::Wrong => is_wrong = true,
-                    Outcome::Kept => filled.push_str(&kept(&name)),
-                }
-            }
-        }
-    }
-    match (is_wrong, is_pending) {
-        (true, _) => Outcome::Wrong,
-        (false, true) => Outcome::Pending,
-        (false, false) => Outcome::Value(Tree {
-            item: Item::Text(filled),
-            at: at.clone(),
-        }),
-    }
-}
-
-/// Appends a value to a text; false if it has no place in one.
-fn append(filled: &mut String, tree: &Tree, name: &str, at: &At, deferred: bool, out: &mut Vec<Mistake>) -> bool {
-    match &tree.item {
-        Item::Text(text) if deferred => filled.push_str(&text.replace("${", "$${")),
-        Item::Plain(value) if !value.is_null() => filled.push_str(&text_of(value)),
-        Item::Text(text) => filled.push_str(text),
-        _ => {
-            out.push(Mistake::new(
-                at,
-                format!("`${{{name}}}` is {}, which can't be put into a text", tree.described()),
-            ));
-            return false;
-        }
-    }
-    true
-}
-
-fn find<'a>(tree: &'a Tree, path: &str) -> Option<&'a Tree> {
-    path.split('.')
-        .filter(|part| !part.is_empty())
-        .try_fold(tree, |tree, part| tree.get(part))
-}
-
-fn unknown_param(params: &Tree, path: &str, at: &At, out: &mut Vec<Mistake>) -> Outcome {
-    let names = dotted(params);
-    let mistake = Mistake::new(at, format!("there is no parameter `params.{path}`"));
-    out.push(match nearest(path, names.iter().map(String::as_str)) {
-        Some(near) => mistake.help(format!("did you mean `${{params.{near}}}`?")),
-        None if names.is_empty() => mistake.help("the pipeline has no `params`"),
-        None => mistake.help(format!("`params` has {}", listed(&names[..names.len().min(12)]))),
-    });
-    Outcome::Wrong
-}
-
-/// Returns the dotted names of all parameters, of mappings as well as of what is in them.
-fn dotted(params: &Tree) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut open = vec![(String::new(), params)];
-    while let Some((prefix, tree)) = open.pop() {
-        let Item::Map(entries) = &tree.item else { continue };
-        for (key, value) in entries {
-            let name = format!("{prefix}{}", key.text);
-            open.push((format!("{name}."), value));
-            names.push(name);
-        }
-    }
-    names
 }
 
 #[cfg(test)]
@@ -459,7 +318,7 @@ mod tests {
 
     fn filled(params: &str, text: &str, deferred: bool) -> Result<Value, Vec<String>> {
         let mut out = Vec::new();
-        let scope = Scope::new(&tree(params), Vec::new(), "quick", &mut out);
+        let scope = Scope::new(&tree(params), Vec::new(), "quick", Vec::new(), &mut out);
         let axes = BTreeMap::from([("style".to_owned(), tree("search"))]);
         let outcome = scope.fill(&tree(text), Point::At(&axes), deferred, &mut out);
         match outcome {

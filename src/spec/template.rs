@@ -1,7 +1,8 @@
 //! Texts with `${...}` in them: cutting them up, filling them in, quoting for a shell.
 //!
-//! A reference is a dotted name, as `${params.seed}`; `$${` stands for the two characters `${`. It doesn't know what
-//! a name refers to: pipelines fill in parameters and axes, and the start of a command its inputs and outputs.
+//! A reference is a dotted name, as `${params.seed}`, perhaps with a default, as `${params.seed:-7}`; `$${` stands for
+//! the two characters `${`. It doesn't know what a name refers to: pipelines fill in parameters and axes, and the start
+//! of a command its inputs and outputs.
 
 /// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +11,13 @@ pub enum Part {
     Text(String),
     /// The dotted name of a `${...}`, without the braces.
     Reference(String),
+    /// A `${name:-default}`.
+    Default {
+        /// The dotted name.
+        name: String,
+        /// What stands after `:-`.
+        default: String,
+    },
 }
 
 /// A text in which a `${...}` is malformed.
@@ -22,6 +30,12 @@ pub enum TemplateError {
     #[error("`${{{name}}}` is not a dotted name such as `${{params.seed}}`")]
     Name {
         /// What is between the braces.
+        name: String,
+    },
+    /// A default that has a reference in it.
+    #[error("the default of `${{{name}}}` can't have a reference in it")]
+    Nested {
+        /// The name.
         name: String,
     },
     /// A name that can't be filled in.
@@ -50,14 +64,25 @@ pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
         plain.push_str(&rest[..idx]);
         let inside = &rest[idx + 2..];
         let end = inside.find('}').ok_or(TemplateError::Unclosed)?;
-        let name = inside[..end].trim();
+        let (name, default) = match inside[..end].split_once(":-") {
+            Some((name, default)) => (name.trim(), Some(default.trim())),
+            None => (inside[..end].trim(), None),
+        };
         if !is_dotted(name) {
             return Err(TemplateError::Name { name: name.to_owned() });
         }
         if !plain.is_empty() {
             parts.push(Part::Text(std::mem::take(&mut plain)));
         }
-        parts.push(Part::Reference(name.to_owned()));
+        let name = name.to_owned();
+        parts.push(match default {
+            Some(default) if default.contains("${") => return Err(TemplateError::Nested { name }),
+            Some(default) => Part::Default {
+                name,
+                default: default.to_owned(),
+            },
+            None => Part::Reference(name),
+        });
         rest = &inside[end + 1..];
     }
     plain.push_str(rest);
@@ -80,6 +105,7 @@ pub fn substitute(text: &str, mut value_of: impl FnMut(&str) -> Option<String>) 
                 Some(value) => out.push_str(&value),
                 None => return Err(TemplateError::Unknown { name }),
             },
+            Part::Default { name, .. } => return Err(TemplateError::Unknown { name }),
         }
     }
     Ok(out)

@@ -3,15 +3,15 @@
 //! What does not depend on an axis is filled in and checked a single time, however many nodes the stage has.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value;
 
 use super::document::Stage;
+use super::fill::Outcome;
 use super::kind::Kind;
 use super::mistake::Mistake;
 use super::resources::Resources;
-use super::scope::{Outcome, Point, Scope};
+use super::scope::Point;
 use super::yaml::Tree;
 
 /// A parameter or a resource of a stage.
@@ -27,9 +27,8 @@ pub enum Slot {
 
 /// Returns every parameter of a stage, in the order of the kind's declaration.
 ///
-/// `base` is the folder that paths are relative to. One that is required and missing is `Wrong`, which is told
-/// elsewhere.
-pub fn params(stage: &Stage, kind: &Kind, scope: &Scope, base: &Path, out: &mut Vec<Mistake>) -> Vec<Slot> {
+/// One that is required and missing is `Wrong`, which is told elsewhere.
+pub fn params(stage: &Stage, kind: &Kind, out: &mut Vec<Mistake>) -> Vec<Slot> {
     let slot = |(idx, (name, schema)): (usize, &(String, super::schema::Schema))| {
         let given = stage
             .with
@@ -37,11 +36,12 @@ pub fn params(stage: &Stage, kind: &Kind, scope: &Scope, base: &Path, out: &mut 
             .find(|(key, _)| key.text == *name)
             .map(|(_, tree)| tree);
         match (given, &schema.default) {
-            (Some(tree), _) => param_at(kind, idx, tree, scope, base, Point::Unknown, out),
+            (Some(tree), _) => param_at(stage, kind, idx, tree, Point::Unknown, out),
             (None, Some(Value::String(path))) if schema.format.is_some() => {
+                // A plugin's default is relative to the pipeline, wherever the kind was named.
                 let at = stage.uses.as_ref().map_or(&stage.at, |uses| &uses.at);
-                let tree = Tree::from_value(&Value::String(path.clone()), at);
-                param_at(kind, idx, &tree, scope, base, Point::Unknown, out)
+                let tree = Tree::from_value(&stage.home.dir.join(path).to_string_lossy().into(), at);
+                param_at(stage, kind, idx, &tree, Point::Unknown, out)
             }
             (None, Some(default)) => Slot::Ready(default.clone()),
             (None, None) => Slot::Wrong,
@@ -51,20 +51,15 @@ pub fn params(stage: &Stage, kind: &Kind, scope: &Scope, base: &Path, out: &mut 
 }
 
 /// Returns the parameter with index `idx` at a point.
-pub fn param_at(
-    kind: &Kind,
-    idx: usize,
-    tree: &Tree,
-    scope: &Scope,
-    base: &Path,
-    point: Point<'_>,
-    out: &mut Vec<Mistake>,
-) -> Slot {
+pub fn param_at(stage: &Stage, kind: &Kind, idx: usize, tree: &Tree, point: Point<'_>, out: &mut Vec<Mistake>) -> Slot {
     let (name, schema) = &kind.params.0[idx];
-    match scope.fill(tree, point, schema.deferred, out) {
+    let home = &stage.home;
+    match home.scope.fill(tree, point, schema.deferred, out) {
         Outcome::Value(filled) => {
             let what = format!("parameter `{name}` of `{}`", kind.name);
-            schema.check(&filled, &what, base, out).map_or(Slot::Wrong, Slot::Ready)
+            schema
+                .check(&filled, &what, &home.dir, out)
+                .map_or(Slot::Wrong, Slot::Ready)
         }
         Outcome::Pending => Slot::Pending(tree.clone()),
         Outcome::Wrong | Outcome::Kept => Slot::Wrong,
@@ -72,16 +67,15 @@ pub fn param_at(
 }
 
 /// Returns the resources of a stage; absent if they depend on an axis and no point is given.
-pub fn resources(
-    stage: &Stage,
-    scope: &Scope,
-    axes: Option<&BTreeMap<String, Tree>>,
-    out: &mut Vec<Mistake>,
-) -> Option<Resources> {
+pub fn resources(stage: &Stage, axes: Option<&BTreeMap<String, Tree>>, out: &mut Vec<Mistake>) -> Option<Resources> {
     let mut resources = Resources::default();
     let mut is_complete = true;
     for (key, tree) in &stage.resources {
-        match scope.fill(tree, axes.map_or(Point::Unknown, Point::At), false, out) {
+        match stage
+            .home
+            .scope
+            .fill(tree, axes.map_or(Point::Unknown, Point::At), false, out)
+        {
             Outcome::Value(filled) => resources.set(&key.text, &filled, out),
             Outcome::Pending | Outcome::Wrong | Outcome::Kept => is_complete = false,
         }

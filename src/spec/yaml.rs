@@ -122,6 +122,11 @@ impl Tree {
     }
 }
 
+/// Tells whether two values are equal, whichever way their numbers are written.
+pub(super) fn same(a: &Value, b: &Value) -> bool {
+    a == b || matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if a == b)
+}
+
 /// Reads a whole text; `None` if it is not YAML at all. Mistakes go to `out`.
 pub fn parse(whole: &At, out: &mut Vec<Mistake>) -> Option<Tree> {
     let text = &whole.source_text()[whole.bytes()];
@@ -351,19 +356,44 @@ impl<'a> Reader<'a> {
         if style != ScalarStyle::Plain {
             return Item::Text(text.to_owned());
         }
-        match plain(text) {
-            Ok(item) => {
-                if let (Item::Text(_), Some(boolean)) = (&item, old_boolean(text)) {
-                    let message = format!("`{text}` is a boolean to some readers of YAML and a string to others");
-                    let help = format!("write `{boolean}` for the boolean, `\"{text}\"` for the string");
-                    self.out.push(Mistake::new(at, message).help(help));
-                }
-                item
+        plain_scalar(text, at, self.out)
+    }
+}
+
+/// Reads one scalar that is part of a larger text, at which it is told; what is no scalar is the text that it is.
+///
+/// `None` after telling `out` what is wrong with it.
+pub(super) fn scalar(text: &str, at: &At, out: &mut Vec<Mistake>) -> Option<Tree> {
+    let before = out.len();
+    let item = match text.chars().next() {
+        None => Item::Text(String::new()),
+        Some('"' | '\'') => match parse(&At::whole(at.source_name(), text), &mut Vec::new()) {
+            Some(Tree {
+                item: Item::Text(text), ..
+            }) => Item::Text(text),
+            _ => {
+                out.push(Mistake::new(at, format!("`{text}` is not a text in quotes")));
+                return None;
             }
-            Err(message) => {
-                self.out.push(Mistake::new(at, message));
-                Item::Plain(Value::Null)
+        },
+        Some(_) => plain_scalar(text, at, out),
+    };
+    (out.len() == before).then(|| Tree { item, at: at.clone() })
+}
+
+fn plain_scalar(text: &str, at: &At, out: &mut Vec<Mistake>) -> Item {
+    match plain(text) {
+        Ok(item) => {
+            if let (Item::Text(_), Some(boolean)) = (&item, old_boolean(text)) {
+                let message = format!("`{text}` is a boolean to some readers of YAML and a string to others");
+                let help = format!("write `{boolean}` for the boolean, `\"{text}\"` for the string");
+                out.push(Mistake::new(at, message).help(help));
             }
+            item
+        }
+        Err(message) => {
+            out.push(Mistake::new(at, message));
+            Item::Plain(Value::Null)
         }
     }
 }
