@@ -122,11 +122,13 @@ pub fn run(
         }
     };
     let counts = scheduler.counts();
-    if counts[NodeState::Executed] + counts[NodeState::CutOff] > 0 {
-        store.refresh_snapshot();
-    }
     let undone = counts[NodeState::Failed] + counts[NodeState::Skipped] + counts[NodeState::Cancelled];
     let outputs = outputs::publish(scheduler.decider(), scheduler.settled());
+    // What the run knew of each node is not needed any more, and may be much.
+    drop(scheduler);
+    if counts[NodeState::Executed] + counts[NodeState::CutOff] > 0 {
+        store.refresh();
+    }
     state.status = match (interrupted, undone) {
         (true, _) => RunStatus::Interrupted,
         (false, 0) => RunStatus::Succeeded,

@@ -4,7 +4,7 @@
 //! only one process in: whoever finds it taken reads the files instead. It learns of new records from the journal, so
 //! writers never need it. A damaged index is moved aside and built again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -12,14 +12,14 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::{Entry, RecordHistory, RecordSummary, Sorted, Table};
+use super::history::{self, Chunk, Chunks, RecordHistory, Summary};
 use super::lock::NamedLock;
 use super::record::{self, Record};
 use super::{Store, durable};
 use crate::digest::{Digest, DigestCache, FileStat, RecipeKey};
 
 /// Changes when the meaning of what is stored does; another number means building it again.
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
 
 /// Below this, hashing a file again costs less than opening the index.
 const WORTH_REMEMBERING_BYTES: u64 = 4 << 20;
@@ -27,8 +27,8 @@ const WORTH_REMEMBERING_BYTES: u64 = 4 << 20;
 /// How much memory sled may keep pages in; history is asked for a few nodes at a time.
 const CACHE_BYTES: u64 = 8 << 20;
 
-/// How many records are put into the index at a time.
-const BATCH: usize = 4096;
+/// How many records are read before they are put into the index.
+const BATCH: usize = 16_384;
 
 /// The place of the index in a store: closed until something needs it.
 #[derive(Default)]
@@ -42,8 +42,7 @@ impl std::fmt::Debug for Slot {
 
 struct Index {
     db: sled::Db,
-    by_node: sled::Tree,
-    by_kind: sled::Tree,
+    history: sled::Tree,
     files: sled::Tree,
     _lock: NamedLock,
 }
@@ -52,50 +51,35 @@ impl Store {
     /// Returns what was run before. Where the index can't be had, it is read from all records, once.
     pub fn history(&self) -> RecordHistory<'_> {
         let is_ready = self.with_index(|index| index.catch_up(self)).is_some();
-        RecordHistory::new(self, (!is_ready).then(|| self.all_summaries()))
+        let from_files = || {
+            let mut chunks = BTreeMap::new();
+            self.summaries(|batch| history::add(batch, &mut chunks));
+            chunks
+        };
+        RecordHistory::new(self, (!is_ready).then(from_files))
     }
 
-    fn all_summaries(&self) -> (Sorted, Sorted) {
-        let (mut by_node, mut by_kind) = (Sorted::new(), Sorted::new());
-        self.each_record(|record| {
-            let summary = RecordSummary::of(record);
-            by_node.insert(summary.node_key(), summary.value());
-            by_kind.insert(summary.kind_key(), summary.value());
-        });
-        (by_node, by_kind)
+    /// Returns the last chunk of history whose key is at most `key`.
+    pub(super) fn history_chunk(&self, key: &[u8]) -> Option<Chunk> {
+        self.with_index(|index| Ok(InTree(&index.history).at_or_before(key)))?
     }
 
-    /// Returns entries of the index: the first `limit` from `from` on, backwards if asked, as long as they have a prefix.
-    pub(super) fn scan_index(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: &[u8],
-        backwards: bool,
-        limit: usize,
-    ) -> Option<Vec<Entry>> {
-        self.with_index(|index| {
-            let tree = match table {
-                Table::Nodes => &index.by_node,
-                Table::Kinds => &index.by_kind,
+    /// Hands out what history keeps of all records, from the files, some at a time.
+    fn summaries(&self, mut take: impl FnMut(Vec<Summary>)) {
+        let mut batch = Vec::new();
+        self.each_record_file(|path| {
+            let Some(summary) = record::read_summary(path) else {
+                return;
             };
-            let take = |iter: &mut dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>| {
-                let mut found = Vec::new();
-                for item in iter.take(limit) {
-                    let (key, value) = item?;
-                    if !key.starts_with(prefix) {
-                        break;
-                    }
-                    found.push((key.to_vec(), value.to_vec()));
-                }
-                Ok(found)
-            };
-            if backwards {
-                take(&mut tree.range(..from).rev())
-            } else {
-                take(&mut tree.range(from..))
+            // The same file has a second name under the content key.
+            if path == self.sharded("records", summary.recipe_key.0) {
+                batch.push(summary);
             }
-        })
+            if batch.len() >= BATCH {
+                take(std::mem::take(&mut batch));
+            }
+        });
+        take(batch);
     }
 
     /// Closes the index, so that other processes can use it.
@@ -155,11 +139,10 @@ impl Store {
         let mut lock = Some(lock);
         for _ in 0..2 {
             match quietly(|| Some(open(&path).map_err(|error| error.to_string()))) {
-                Outcome::Done((db, by_node, by_kind, files)) => {
+                Outcome::Done((db, history, files)) => {
                     return Some(Index {
                         db,
-                        by_node,
-                        by_kind,
+                        history,
                         files,
                         _lock: lock.take()?,
                     });
@@ -199,24 +182,16 @@ impl Index {
             Some(unread) => {
                 let text = String::from_utf8_lossy(unread);
                 let keys: HashSet<RecipeKey> = text.lines().filter_map(|line| line.parse().ok()).collect();
-                let mut batch = Batch::default();
-                for record in keys.into_iter().filter_map(|key| store.record(key)) {
-                    batch.add(&record, self)?;
+                let keys: Vec<RecipeKey> = keys.into_iter().collect();
+                for keys in keys.chunks(BATCH) {
+                    let read = |key: &RecipeKey| record::read_summary(&store.sharded("records", key.0));
+                    history::add(keys.iter().filter_map(read).collect(), &mut InTree(&self.history));
                 }
-                batch.write(self)?;
             }
             // A new index, or a journal that is shorter than it was: read everything.
             None => {
-                self.by_node.clear()?;
-                self.by_kind.clear()?;
-                let (mut batch, mut written) = (Batch::default(), Ok(()));
-                store.each_record(|record| {
-                    if written.is_ok() {
-                        written = batch.add(record, self);
-                    }
-                });
-                written?;
-                batch.write(self)?;
+                self.history.clear()?;
+                store.summaries(|batch| history::add(batch, &mut InTree(&self.history)));
                 self.db.insert("format", FORMAT)?;
             }
         }
@@ -226,27 +201,24 @@ impl Index {
     }
 }
 
-/// Records on their way into the index.
-#[derive(Default)]
-struct Batch {
-    by_node: sled::Batch,
-    by_kind: sled::Batch,
-    num: usize,
-}
+/// Chunks of history in a tree of sled. What can't be read is as if it were not there; the next open tells of damage.
+struct InTree<'a>(&'a sled::Tree);
 
-impl Batch {
-    fn add(&mut self, record: &Record, index: &Index) -> sled::Result<()> {
-        let summary = RecordSummary::of(record);
-        self.by_node.insert(summary.node_key(), summary.value());
-        self.by_kind.insert(summary.kind_key(), summary.value());
-        self.num += 1;
-        if self.num < BATCH { Ok(()) } else { self.write(index) }
+impl Chunks for InTree<'_> {
+    fn at_or_before(&self, key: &[u8]) -> Option<Chunk> {
+        let (key, value) = self.0.range(..=key).next_back()?.ok()?;
+        Some((key.to_vec(), value.to_vec()))
     }
 
-    fn write(&mut self, index: &Index) -> sled::Result<()> {
-        let Batch { by_node, by_kind, .. } = std::mem::take(self);
-        index.by_node.apply_batch(by_node)?;
-        index.by_kind.apply_batch(by_kind)
+    fn after(&self, key: &[u8]) -> Option<Chunk> {
+        let (key, value) = self.0.get_gt(key).ok()??;
+        Some((key.to_vec(), value.to_vec()))
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        if let Err(error) = self.0.insert(key, value) {
+            tracing::debug!(%error, "a chunk of history could not be written");
+        }
     }
 }
 
@@ -280,17 +252,21 @@ impl DigestCache for Store {
     }
 }
 
-fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree, sled::Tree)> {
+fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {
     // Flushing on close is enough for what can be built again; a flush every 500 ms would keep the disk awake.
     let db = sled::Config::new()
         .path(path)
         .flush_every_ms(None)
         .cache_capacity(CACHE_BYTES)
         .open()?;
-    let by_node = db.open_tree("by_node")?;
-    let by_kind = db.open_tree("by_kind")?;
+    let history = db.open_tree("history")?;
     let files = db.open_tree("files")?;
-    Ok((db, by_node, by_kind, files))
+    // What an earlier version kept would stay in memory and on disk.
+    let known = ["history".as_bytes(), b"files", b"__sled__default"];
+    for name in db.tree_names().iter().filter(|name| !known.contains(&name.as_ref())) {
+        db.drop_tree(name)?;
+    }
+    Ok((db, history, files))
 }
 
 enum Outcome<T> {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::artifact::Artifact;
+use super::clock::Timestamp;
+use super::history::Summary;
 use super::record::Record;
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
@@ -108,6 +110,33 @@ impl OneOrMany {
             OneOrMany::Many(items) => items,
         };
         items.iter().map(|item| item.digest)
+    }
+}
+
+/// What history keeps of a record, in its file.
+#[derive(Deserialize)]
+pub(super) struct SummaryExcerpt {
+    format: u32,
+    recipe_key: RecipeKey,
+    kind: String,
+    pipeline: String,
+    stage: String,
+    node: String,
+    started: Timestamp,
+    seconds: f64,
+}
+
+impl SummaryExcerpt {
+    pub fn into_summary(self) -> Option<Summary> {
+        (self.format == Record::FORMAT).then_some(Summary {
+            recipe_key: self.recipe_key,
+            kind: self.kind,
+            pipeline: self.pipeline,
+            stage: self.stage,
+            node: self.node,
+            started: self.started.0,
+            seconds: self.seconds,
+        })
     }
 }
 

@@ -44,7 +44,7 @@ use std::sync::atomic::AtomicBool;
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
 pub use error::StoreError;
-pub use history::{Earlier, RecordHistory, RecordSummary};
+pub use history::{Earlier, RecordHistory};
 pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;

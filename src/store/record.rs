@@ -15,7 +15,8 @@ use serde_json::Value;
 use super::artifact::Artifact;
 use super::clock::Timestamp;
 use super::error::{IoContext, StoreError};
-use super::known::{Excerpt, Known};
+use super::history::Summary;
+use super::known::{Excerpt, Known, SummaryExcerpt};
 use super::{Store, durable};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
@@ -195,6 +196,14 @@ pub(super) fn read_known(path: &Path) -> Option<Known> {
         tracing::warn!(path = %path.display(), "a record is damaged or newer than this program; treated as absent");
     }
     known
+}
+
+/// Reads of a record file what history keeps; none as for [`read`].
+pub(super) fn read_summary(path: &Path) -> Option<Summary> {
+    let bytes = fs::read(path).ok()?;
+    serde_json::from_str::<SummaryExcerpt>(checked(&bytes)?)
+        .ok()?
+        .into_summary()
 }
 
 fn encode(record: &Record) -> Vec<u8> {

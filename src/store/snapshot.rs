@@ -14,7 +14,7 @@
 //! ```
 //! All numbers are little-endian.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -245,8 +245,16 @@ impl Store {
         }
     }
 
-    /// Writes the snapshot anew if enough records were written since. Whoever comes last wins; all are right.
-    pub fn refresh_snapshot(&self) {
+    /// Brings snapshot and index up to date if enough records were written since, so that the next command needn't.
+    pub fn refresh(&self) {
+        if self.refresh_snapshot() {
+            drop(self.history());
+            self.close_index();
+        }
+    }
+
+    /// Writes the snapshot anew if it is worth it. Whoever comes last wins; all are right.
+    fn refresh_snapshot(&self) -> bool {
         let old = self.snapshot();
         let journal = fs::read(self.journal_path()).unwrap_or_default();
         let unread = usize::try_from(old.journal_len).ok().and_then(|len| journal.get(len..));
@@ -254,38 +262,35 @@ impl Store {
         let unread = String::from_utf8_lossy(unread.unwrap_or_default());
         let fresh: Vec<RecipeKey> = unread.lines().filter_map(|line| line.parse().ok()).collect();
         if fresh.len() < WORTH_WRITING && (!is_new || journal.is_empty()) {
-            return;
+            return false;
         }
         // Before anything is read: what is written meanwhile counts as changed.
         let times = self.shard_times();
         let written_ns = now_ns();
-        let mut entries: HashMap<RecipeKey, (Known, u64)> = HashMap::new();
+        let mut entries: Vec<(Known, u64)> = Vec::new();
         if is_new {
             self.each_record_file(|path| {
-                if let Some(entry) = read_entry(path) {
-                    entries.insert(entry.0.recipe_key, entry);
-                }
+                // The same file has a second name under the content key.
+                let is_by_recipe = |entry: &(Known, u64)| path == self.sharded("records", entry.0.recipe_key.0);
+                entries.extend(read_entry(path).filter(is_by_recipe));
             });
         } else {
+            let fresh: HashSet<RecipeKey> = fresh.into_iter().collect();
             for idx in 0..old.num_entries {
                 let key = old.key(idx);
                 let is_same = || stamp(&self.sharded("records", key)) == Some(old.stamp(idx));
-                if old.is_same[key.0[0] as usize] || is_same() {
-                    entries.insert(RecipeKey(key), (old.known(idx as u32), old.stamp(idx)));
+                if !fresh.contains(&RecipeKey(key)) && (old.is_same[key.0[0] as usize] || is_same()) {
+                    entries.push((old.known(idx as u32), old.stamp(idx)));
                 }
             }
-            for key in fresh {
-                if let Some(entry) = read_entry(&self.sharded("records", key.0)) {
-                    entries.insert(key, entry);
-                }
-            }
+            entries.extend(
+                fresh
+                    .iter()
+                    .filter_map(|key| read_entry(&self.sharded("records", key.0))),
+            );
         }
-        let bytes = encode(
-            entries.into_values().collect(),
-            journal.len() as u64,
-            written_ns,
-            &times,
-        );
+        drop(old);
+        let bytes = encode(entries, journal.len() as u64, written_ns, &times);
         let temporary = durable::unique_path(&self.tmp());
         // It need not survive a power cut: a torn one is noticed and made again.
         let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, self.snapshot_path()));
@@ -293,6 +298,7 @@ impl Store {
             tracing::debug!(%error, "the snapshot of records could not be written");
             let _ = fs::remove_file(&temporary);
         }
+        true
     }
 
     fn snapshot_path(&self) -> std::path::PathBuf {

@@ -390,7 +390,7 @@ fn the_snapshot_says_what_the_records_say() -> Tested {
         found("n7").map(|(artifact, is_entry)| (Some(artifact), is_entry)),
         Some((expected("n7"), false))
     );
-    store.refresh_snapshot();
+    store.refresh();
     for round in 0..200 {
         let name = format!("n{round}");
         assert_eq!(
@@ -411,7 +411,7 @@ fn the_snapshot_says_what_the_records_say() -> Tested {
     for round in 0..70 {
         put(&store, &format!("m{round}"), b"m")?;
     }
-    store.refresh_snapshot();
+    store.refresh();
     for name in ["n3", "n5", "new", "m69"] {
         assert_eq!(
             found(name).map(|(artifact, is_entry)| (Some(artifact), is_entry)),
