@@ -4,6 +4,7 @@
 //! in `error` alone.
 
 mod error;
+mod graph;
 mod kinds;
 mod locate;
 mod logs;
@@ -14,6 +15,7 @@ mod run;
 mod runs;
 mod show;
 mod status;
+mod watch;
 mod why;
 
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exec::RunOptions;
-use crate::graph::{self, Graph};
+use crate::graph::{self as pipeline_graph, Graph};
 use crate::spec;
 use crate::store::Store;
 
@@ -118,6 +120,10 @@ enum Command {
     Show(show::ShowArgs),
     /// Show what a node's worker wrote
     Logs(logs::LogsArgs),
+    /// Draw the graph of a pipeline
+    Graph(graph::GraphArgs),
+    /// Show what a run would do, again at every save; runs nothing unless told to
+    Watch(watch::WatchArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
 }
@@ -148,7 +154,7 @@ impl PipelineArgs {
 
     /// Reads the pipeline and resolves it into its nodes.
     pub fn graph(&self, global: &Global, store: &Store) -> Result<Graph, CliError> {
-        Ok(graph::build(&self.load(global)?, Some(store))?)
+        Ok(pipeline_graph::build(&self.load(global)?, Some(store))?)
     }
 }
 
@@ -179,6 +185,8 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Runs(args) => runs::run(args, global, output),
         Command::Show(args) => show::run(args, global, output),
         Command::Logs(args) => logs::run(args, global, output),
+        Command::Graph(args) => graph::run(args, global, output),
+        Command::Watch(args) => watch::run(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),
     }
 }

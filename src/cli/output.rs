@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use serde::{Serialize, Serializer};
+
 use super::CliError;
 use crate::report::Paint;
 
@@ -52,9 +54,15 @@ impl Output {
     }
 
     /// Prints a value as indented JSON.
-    pub fn json(&mut self, value: &impl serde::Serialize) -> Result<(), CliError> {
+    pub fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         // Only the writer can fail: what is printed has no maps with keys that are no strings.
         serde_json::to_writer_pretty(&mut self.stdout, value).map_err(|error| CliError::Output(error.into()))?;
+        self.line("")
+    }
+
+    /// Prints a value as a line of JSON.
+    pub fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        serde_json::to_writer(&mut self.stdout, value).map_err(|error| CliError::Output(error.into()))?;
         self.line("")
     }
 
@@ -65,12 +73,32 @@ impl Output {
 
     /// Returns how many columns to write messages in.
     pub(super) fn width(&self) -> usize {
-        let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        columns.unwrap_or(110).clamp(60, 160)
+        let wished = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || terminal_size().map(|(columns, _)| columns);
+        wished.or_else(terminal).unwrap_or(110).clamp(60, 160)
     }
 
     /// Writes to standard error. Nothing can be done if that fails.
     pub(super) fn error_text(&self, text: &str) {
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// A list in JSON whose members are made one by one, so that a long one is never whole in memory.
+pub(super) struct Each<F>(pub(super) F);
+
+impl<F, I> Serialize for Each<F>
+where
+    F: Fn() -> I,
+    I: IntoIterator<Item: Serialize>,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
+/// Returns columns and rows of the terminal that standard output is, if it is one that knows them.
+pub(super) fn terminal_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
 }

@@ -8,8 +8,9 @@ use clap::Args;
 use super::progress::Live;
 use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
 use crate::exec::{self, Event, Limits, RunOptions, RunReport};
+use crate::graph::Graph;
 use crate::report::{self, Lines};
-use crate::store::{RunStatus, Timestamp};
+use crate::store::{RunStatus, Store, Timestamp};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -49,22 +50,34 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
         tell_cached: args.json,
         ..args.selection.options()
     };
-    let report = if args.json {
-        with_json(output, |listener| exec::run(graph, store, &options, listener))
-    } else if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
-        let mut live = Live::new(output.paint());
-        exec::run(graph, store, &options, &mut |event: &Event, at| live.show(event, at)).map_err(CliError::from)
-    } else {
-        with_lines(output, |listener| exec::run(graph, store, &options, listener))
-    }?;
-    if !args.json {
-        output.text(&report::describe_run(&report, output.paint()))?;
-    }
+    let report = execute(graph, store, &options, args.json, output)?;
     match report.state.status {
         RunStatus::Succeeded => Ok(()),
         RunStatus::Interrupted => Err(CliError::Interrupted),
         _ => Err(CliError::NodesFailed),
     }
+}
+
+/// Runs a graph and shows how it goes: as JSON, live on a terminal, else as lines.
+pub(super) fn execute(
+    graph: Arc<Graph>,
+    store: Arc<Store>,
+    options: &RunOptions,
+    json: bool,
+    output: &mut Output,
+) -> Result<RunReport, CliError> {
+    let report = if json {
+        with_json(output, |listener| exec::run(graph, store, options, listener))
+    } else if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+        let mut live = Live::new(output.paint());
+        exec::run(graph, store, options, &mut |event: &Event, at| live.show(event, at)).map_err(CliError::from)
+    } else {
+        with_lines(output, |listener| exec::run(graph, store, options, listener))
+    }?;
+    if !json {
+        output.text(&report::describe_run(&report, output.paint()))?;
+    }
+    Ok(report)
 }
 
 type Run<'a> = dyn FnOnce(exec::Listener<'_>) -> Result<RunReport, exec::RunError> + 'a;

@@ -30,7 +30,7 @@ pub use explain::{History, Nearest, Part, parts};
 pub use journal::Listener;
 pub use limits::Limits;
 pub use outputs::PublishedOutput;
-pub use plan::{Cause, Plan, PlanState, PlannedNode, plan};
+pub use plan::{Cause, Plan, PlanCounts, PlanState, PlannedNode, plan};
 pub use resolved::{RunNode, run_nodes};
 
 use crate::graph::{Graph, NodeId, SelectError};

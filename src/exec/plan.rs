@@ -102,6 +102,8 @@ pub struct Plan {
     reasons: HashMap<usize, Arc<[Change]>>,
     /// How many there are of each.
     pub counts: PlanCounts,
+    /// How many nodes the options leave out; they count as cached.
+    pub left_out: usize,
     /// The expected work of all nodes that run or may, one after the other, as far as it is known.
     pub estimate_s: f64,
     /// How long the results took that are there and are used.
@@ -122,9 +124,30 @@ struct Entry {
 }
 
 impl Plan {
+    fn of(entries: Vec<Entry>, reasons: HashMap<usize, Arc<[Change]>>, left_out: usize, reused_s: f64) -> Plan {
+        let count = |state| entries.iter().filter(|entry| entry.state == state).count();
+        Plan {
+            counts: PlanCounts {
+                cached: count(PlanState::Cached),
+                run: count(PlanState::Run),
+                maybe: count(PlanState::Maybe),
+            },
+            left_out,
+            estimate_s: entries.iter().filter_map(|entry| entry.estimate_s).map(f64::from).sum(),
+            reused_s,
+            entries,
+            reasons,
+        }
+    }
+
     /// Returns what would happen to a node.
     pub fn state(&self, idx: usize) -> PlanState {
         self.entries[idx].state
+    }
+
+    /// Returns how long a node is expected to take; 0 if it is cached, absent if its kind was never run.
+    pub fn estimate_of(&self, idx: usize) -> Option<f64> {
+        self.entries[idx].estimate_s.map(f64::from)
     }
 
     /// Returns all that is planned for a node of the graph that this is a plan of.
@@ -145,7 +168,7 @@ impl Plan {
                 .map(|reasons| reasons.to_vec())
                 .unwrap_or_default(),
             root: root.map(|root| graph.id(root)),
-            estimate_s: entry.estimate_s.map(f64::from),
+            estimate_s: self.estimate_of(idx),
         }
     }
 
@@ -160,9 +183,38 @@ impl Plan {
         (0..self.entries.len()).filter(is_open)
     }
 
+    /// Returns how many results are there and are used.
+    pub fn num_reused(&self) -> usize {
+        self.counts.cached - self.left_out
+    }
+
     /// Returns how many nodes run or may without it being known how long they take.
     pub fn num_unknown(&self) -> usize {
         self.entries.iter().filter(|entry| entry.estimate_s.is_none()).count()
+    }
+}
+
+#[cfg(test)]
+impl Plan {
+    /// Returns a plan in which all nodes that aren't cached take a minute and a half, each with what differs in it.
+    pub(crate) fn made_up(nodes: impl IntoIterator<Item = (PlanState, Change)>) -> Plan {
+        let (states, changes): (Vec<PlanState>, Vec<Change>) = nodes.into_iter().unzip();
+        let entry = |&state: &PlanState| match state {
+            PlanState::Cached => Entry {
+                state,
+                cause: None,
+                root: None,
+                estimate_s: Some(0.0),
+            },
+            _ => Entry {
+                state,
+                cause: Some(Cause::Changed),
+                root: None,
+                estimate_s: Some(90.0),
+            },
+        };
+        let reasons = changes.into_iter().map(|change| Arc::from([change])).enumerate();
+        Plan::of(states.iter().map(entry).collect(), reasons.collect(), 0, 0.0)
     }
 }
 
@@ -192,21 +244,8 @@ pub fn plan(graph: &Graph, store: &Store, options: &RunOptions) -> Result<Plan, 
         let entry = planner.entry(idx, choice, stored);
         planner.entries.push(entry);
     }
-    let Planner {
-        entries,
-        reasons,
-        reused_s,
-        ..
-    } = planner;
-    let count = |state| entries.iter().filter(|entry| entry.state == state).count();
-    let (cached, run, maybe) = (count(PlanState::Cached), count(PlanState::Run), count(PlanState::Maybe));
-    Ok(Plan {
-        estimate_s: entries.iter().filter_map(|entry| entry.estimate_s).map(f64::from).sum(),
-        counts: PlanCounts { cached, run, maybe },
-        reused_s,
-        entries,
-        reasons,
-    })
+    let left_out = choices.iter().filter(|choice| !choice.wanted).count();
+    Ok(Plan::of(planner.entries, planner.reasons, left_out, planner.reused_s))
 }
 
 struct Planner<'a> {

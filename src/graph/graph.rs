@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::axes::Values;
 use super::key::{self, Origin};
 use super::model::{Axes, InputItem, Node, NodeId, NodeInput, Output};
-use super::stage::{StageNodes, StageRef};
+use super::stage::{StageInput, StageNodes, StageRef};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 use crate::spec::{Resources, StageName};
 
@@ -47,6 +47,14 @@ pub struct Item<'a> {
     pub output: &'a str,
     /// A file or folder inside the artifact, if the pipeline names one.
     pub subpath: Option<&'a str>,
+}
+
+/// An input of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct InputView<'a> {
+    graph: &'a Graph,
+    input: &'a StageInput,
+    point: usize,
 }
 
 /// A stage of a graph, as a whole.
@@ -106,6 +114,13 @@ impl Graph {
         stage.axes_at(point, &self.values)
     }
 
+    /// Returns the axes of a node in the order of names, each with its value as it stands in the node's name.
+    pub fn coordinates(&self, idx: usize) -> impl Iterator<Item = (&str, &str)> {
+        let (stage, point) = self.place(idx);
+        let named = stage.axes.iter().zip(stage.points.get(point));
+        named.map(|(axis, &value)| (&**axis, self.values.shown(value)))
+    }
+
     /// Returns the recipe key of a node.
     pub fn recipe_key(&self, idx: usize) -> RecipeKey {
         self.keys[idx]
@@ -122,15 +137,19 @@ impl Graph {
         stage.resources.at(stage.points.get(point))
     }
 
+    /// Returns the inputs of a node, in the order of names.
+    pub fn inputs(&self, idx: usize) -> impl Iterator<Item = InputView<'_>> {
+        let (stage, point) = self.place(idx);
+        stage.inputs.iter().map(move |input| InputView {
+            graph: self,
+            input,
+            point,
+        })
+    }
+
     /// Returns what a node reads, in the order of the inputs' names.
     pub fn items(&self, idx: usize) -> impl Iterator<Item = Item<'_>> {
-        let (stage, point) = self.place(idx);
-        let items = stage.inputs.iter().flat_map(move |input| input.items(point));
-        items.map(|(reference, member)| Item {
-            node: self.node_of(reference, member),
-            output: &reference.output,
-            subpath: reference.subpath.as_deref(),
-        })
+        self.inputs(idx).flat_map(InputView::items)
     }
 
     /// Returns the nodes that a node reads from, each once, in no order.
@@ -158,13 +177,7 @@ impl Graph {
     pub fn content(&self, idx: usize, mut digest_of: impl FnMut(Item<'_>) -> Digest) -> (ContentKey, String) {
         let (stage, point) = self.place(idx);
         let mut text = String::new();
-        let mut origin = |reference: &StageRef, member: u32| {
-            Origin::Content(digest_of(Item {
-                node: self.node_of(reference, member),
-                output: &reference.output,
-                subpath: reference.subpath.as_deref(),
-            }))
-        };
+        let mut origin = |reference: &StageRef, member: u32| Origin::Content(digest_of(self.item(reference, member)));
         stage.write_preimage(
             &mut text,
             point,
@@ -190,7 +203,7 @@ impl Graph {
             params: stage.params.at(&stage.kind, stage.points.get(point), &self.values),
             defaults: Arc::clone(&stage.defaults),
             seed: seed.expect("what was read back from a canonical text has one"),
-            inputs: self.inputs(stage, point),
+            inputs: self.node_inputs(stage, point),
             outputs: Arc::clone(&stage.outputs),
             resources: self.resources(idx).clone(),
             worker: stage.worker.clone(),
@@ -287,7 +300,7 @@ impl Graph {
         stage.write_preimage(out, point, &self.stages, &self.values, scratch, &mut origin);
     }
 
-    fn inputs(&self, stage: &StageNodes, point: usize) -> Vec<NodeInput> {
+    fn node_inputs(&self, stage: &StageNodes, point: usize) -> Vec<NodeInput> {
         let item = |(reference, member): (&StageRef, u32)| InputItem {
             node: self.node_of(reference, member),
             output: reference.output.clone(),
@@ -295,7 +308,7 @@ impl Graph {
             axes: self.stages[reference.stage].axes_at(member as usize, &self.values),
             label: reference.label.clone(),
         };
-        let input = |input: &super::stage::StageInput| NodeInput {
+        let input = |input: &StageInput| NodeInput {
             name: input.name.clone(),
             gathered: input.gathered,
             items: input.items(point).map(item).collect(),
@@ -308,8 +321,34 @@ impl Graph {
         (stage, idx - stage.first)
     }
 
+    fn item<'a>(&self, reference: &'a StageRef, member: u32) -> Item<'a> {
+        Item {
+            node: self.node_of(reference, member),
+            output: &reference.output,
+            subpath: reference.subpath.as_deref(),
+        }
+    }
+
     fn node_of(&self, reference: &StageRef, member: u32) -> usize {
         self.stages[reference.stage].first + member as usize
+    }
+}
+
+impl<'a> InputView<'a> {
+    /// Returns the name that the kind gave it.
+    pub fn name(self) -> &'a str {
+        &self.input.name
+    }
+
+    /// Tells whether the worker gets a list.
+    pub fn is_gathered(self) -> bool {
+        self.input.gathered
+    }
+
+    /// Returns what is read; exactly one artifact if the input is not gathered.
+    pub fn items(self) -> impl Iterator<Item = Item<'a>> {
+        let items = self.input.items(self.point);
+        items.map(move |(reference, member)| self.graph.item(reference, member))
     }
 }
 
@@ -344,6 +383,15 @@ impl<'a> StageView<'a> {
         };
         let axes = self.stage.axes.iter().enumerate();
         axes.map(|(column, axis)| (&**axis, count(column))).collect()
+    }
+
+    /// Tells whether another stage has the same axes and the same points in the same order, so that the nodes of both
+    /// have the same coordinates one by one.
+    pub fn has_points_of(&self, other: StageView<'_>) -> bool {
+        let (ours, theirs) = (self.stage, other.stage);
+        let is_same = |(&a, &b): (&u32, &u32)| self.values.canonical(a) == other.values.canonical(b);
+        let coordinates = || ours.points.iter().flatten().zip(theirs.points.iter().flatten());
+        ours.axes == theirs.axes && ours.points.len() == theirs.points.len() && coordinates().all(is_same)
     }
 
     /// Returns the texts of an axis's values as they stand in names of nodes, in the order of the points.

@@ -20,6 +20,6 @@ mod stage;
 mod tests;
 
 pub use build::build;
-pub use graph::{Graph, Item, StageView};
+pub use graph::{Graph, InputView, Item, StageView};
 pub use model::{Axes, InputItem, Node, NodeId, NodeInput, Output, Resources, StageName, Worker};
 pub use select::SelectError;

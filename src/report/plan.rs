@@ -31,17 +31,20 @@ pub fn describe_plan(plan: &Plan, graph: &Graph, all: bool, paint: Paint) -> Str
 
 /// Returns the last line of a plan: how many nodes are in which state, and the work that is expected.
 pub fn describe_plan_counts(plan: &Plan, pipeline: &str) -> String {
-    let counts = plan.counts;
+    let (counts, cached) = (plan.counts, plan.num_reused());
     let total = counts.cached + counts.run + counts.maybe;
     let summary = match (counts.run + counts.maybe, counts.maybe) {
-        (0, _) => format!("nothing to do: {total} nodes cached"),
-        (_, 0) => format!("{total} nodes: {} run, {} cached", counts.run, counts.cached),
+        (0, _) => format!("nothing to do: {cached} nodes cached"),
+        (_, 0) => format!("{total} nodes: {} run, {cached} cached", counts.run),
         _ => format!(
-            "{total} nodes: {} run, {} may run, {} cached",
-            counts.run, counts.maybe, counts.cached
+            "{total} nodes: {} run, {} may run, {cached} cached",
+            counts.run, counts.maybe
         ),
     };
     let mut out = format!("{pipeline}: {summary}");
+    if plan.left_out > 0 {
+        out.push_str(&format!(", {} left out", plan.left_out));
+    }
     if plan.estimate_s > 0.0 {
         let most = if counts.maybe > 0 { "at most " } else { "" };
         out.push_str(&format!("; {most}{} of work", duration(plan.estimate_s)));
@@ -54,7 +57,8 @@ pub fn describe_plan_counts(plan: &Plan, pipeline: &str) -> String {
     out
 }
 
-fn row(node: &PlannedNode) -> Vec<String> {
+/// Returns the cells of a node: what happens, its name, how long it takes, and why.
+pub(super) fn row(node: &PlannedNode) -> Vec<String> {
     let time = match node.estimate_s {
         Some(seconds) if node.state != PlanState::Cached => format!("about {}", duration(seconds)),
         _ => String::new(),
@@ -185,7 +189,8 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-fn color_of(state: PlanState) -> NodeState {
+/// Returns the state whose colour a plan state has.
+pub(super) fn color_of(state: PlanState) -> NodeState {
     match state {
         PlanState::Cached => NodeState::Cached,
         PlanState::Run => NodeState::Ready,

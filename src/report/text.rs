@@ -1,5 +1,7 @@
 //! Small words: durations, sizes, aligned columns, colours.
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use crate::exec::NodeState;
 
 /// Returns a duration as people say it: `0.12 s`, `3.4 s`, `2 min 05 s`, `1 h 02 min`.
@@ -48,6 +50,23 @@ pub fn table(rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Cuts a text to some columns, with an ellipsis where something was cut.
+pub fn truncate(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut used = 1;
+    for c in text.chars() {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            break;
+        }
+        out.push(c);
+    }
+    out.trim_end().to_owned() + "…"
 }
 
 /// Whether and how to colour.
@@ -116,5 +135,13 @@ mod tests {
     fn columns_are_aligned_and_lines_have_no_tail() {
         let rows = [vec!["a".into(), "b".into()], vec!["long".into(), String::new()]];
         assert_eq!(table(&rows), "a     b\nlong\n");
+    }
+
+    #[test]
+    fn long_texts_are_cut_by_columns() {
+        assert_eq!(
+            [truncate("abcdef", 6), truncate("abcdef", 4), truncate("日本語", 5)],
+            ["abcdef", "abc…", "日本…"]
+        );
     }
 }

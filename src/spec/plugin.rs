@@ -72,24 +72,42 @@ struct OutputFile {
 ///
 /// A given folder that does not exist is a mistake, for `out`.
 pub fn catalog(given: &[PathBuf], beside: &Path, out: &mut Vec<Mistake>) -> Catalog {
-    let mut folders: Vec<PathBuf> = Vec::new();
-    let variable = std::env::var_os("VOLVELLE_PLUGINS").unwrap_or_default();
-    let named = std::env::split_paths(&variable).filter(|dir| !dir.as_os_str().is_empty());
-    for (option, dir) in given
-        .iter()
-        .cloned()
-        .map(|dir| ("--plugins", dir))
-        .chain(named.map(|dir| ("VOLVELLE_PLUGINS", dir)))
-    {
-        if !dir.is_dir() {
-            let text = dir.display().to_string();
-            out.push(Mistake::new(
-                &At::whole(option, &text),
-                format!("there is no folder `{text}`"),
-            ));
-        }
-        folders.push(dir);
+    for (option, dir) in named(given).into_iter().filter(|(_, dir)| !dir.is_dir()) {
+        let text = dir.display().to_string();
+        out.push(Mistake::new(
+            &At::whole(option, &text),
+            format!("there is no folder `{text}`"),
+        ));
     }
+    let mut catalog = Catalog::new();
+    let mut seen = HashSet::new();
+    for folder in folders(given, beside) {
+        for file in plugin_files(&folder) {
+            match read(&file) {
+                Ok((name, _)) if !seen.insert(name.clone()) => {
+                    tracing::debug!(plugin = name, file = %file.display(), "another plugin of this name was found before");
+                }
+                Ok((_, kinds)) => add(&mut catalog, kinds, &file),
+                Err(flaws) => catalog.flawed.extend(flaws),
+            }
+        }
+    }
+    catalog
+}
+
+/// Returns the folders that the user named, each with what named it.
+fn named(given: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
+    let variable = std::env::var_os("VOLVELLE_PLUGINS").unwrap_or_default();
+    let by_variable = std::env::split_paths(&variable).filter(|dir| !dir.as_os_str().is_empty());
+    let by_option = given.iter().cloned().map(|dir| ("--plugins", dir));
+    by_option
+        .chain(by_variable.map(|dir| ("VOLVELLE_PLUGINS", dir)))
+        .collect()
+}
+
+/// Returns the folders in which plugins are looked for, in the order of [`catalog`].
+pub fn folders(given: &[PathBuf], beside: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = named(given).into_iter().map(|(_, dir)| dir).collect();
     let program = std::env::current_exe().ok();
     for start in [Some(beside), program.as_deref().and_then(Path::parent)]
         .into_iter()
@@ -102,20 +120,7 @@ pub fn catalog(given: &[PathBuf], beside: &Path, out: &mut Vec<Mistake>) -> Cata
                 .find(|dir| dir.is_dir()),
         );
     }
-    let mut catalog = Catalog::new();
-    let mut seen = HashSet::new();
-    for folder in folders {
-        for file in plugin_files(&folder) {
-            match read(&file) {
-                Ok((name, _)) if !seen.insert(name.clone()) => {
-                    tracing::debug!(plugin = name, file = %file.display(), "another plugin of this name was found before");
-                }
-                Ok((_, kinds)) => add(&mut catalog, kinds, &file),
-                Err(flaws) => catalog.flawed.extend(flaws),
-            }
-        }
-    }
-    catalog
+    folders
 }
 
 fn add(catalog: &mut Catalog, kinds: Vec<Kind>, file: &Path) {

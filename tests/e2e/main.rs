@@ -2,6 +2,8 @@
 
 mod cache;
 mod faults;
+mod graph;
 mod mistakes;
 mod plan;
 mod project;
+mod watch;
