@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CliError, Global, Output, PipelineArgs, status};
+use super::{CliError, Global, Output, PipelineArgs};
 use crate::exec::Event;
 use crate::graph::{Graph, Node};
+use crate::inspect;
 use crate::store::{RunState, RunStatus, Store};
 
 /// How often a growing log is looked at.
@@ -49,8 +50,8 @@ pub(super) fn run(args: &LogsArgs, global: &Global, output: &mut Output) -> Resu
 
 /// Returns the log of the latest attempt at a node, and the run that it belongs to.
 fn last_attempt(store: &Store, graph: &Graph, node: &Node) -> Option<(RunState, PathBuf)> {
-    status::runs_of(store, graph).into_iter().find_map(|run| {
-        let events = status::events(store, &run);
+    inspect::runs_of(store, &graph.file).into_iter().find_map(|run| {
+        let events = inspect::events(store, &run);
         let log = events.into_iter().rev().find_map(|event| match event {
             Event::NodeStarted { id, log, .. } if id == node.id => Some(log),
             _ => None,
@@ -79,7 +80,7 @@ fn is_over(store: &Store, run: &RunState, node: &Node) -> bool {
         .run_state(&run.id.0)
         .is_some_and(|run| run.status == RunStatus::Running);
     let finished = |event: &Event| matches!(event, Event::NodeFinished { id, .. } if *id == node.id);
-    !running || status::events(store, run).iter().any(finished)
+    !running || inspect::events(store, run).iter().any(finished)
 }
 
 /// Prints a file from an offset on and returns the offset of its end.

@@ -3,14 +3,19 @@
 //! It decides nothing: what a command shows comes from the layers below, and how a failure ends the program is told
 //! in `error` alone.
 
+mod compare;
+mod diff;
 mod error;
 mod graph;
 mod kinds;
+mod lineage;
 mod locate;
+mod locate_run;
 mod logs;
 mod output;
 mod plan;
 mod progress;
+mod revision;
 mod run;
 mod runs;
 mod show;
@@ -114,6 +119,12 @@ enum Command {
     Why(why::WhyArgs),
     /// Show how each node of a pipeline stands
     Status(status::StatusArgs),
+    /// Compare the points of a sweep in a table
+    Compare(compare::CompareArgs),
+    /// Show how two runs, pipelines or revisions differ, node by node
+    Diff(diff::DiffArgs),
+    /// Show where a result came from, and what used it
+    Lineage(lineage::LineageArgs),
     /// List the runs
     Runs(runs::RunsArgs),
     /// Show records, outputs, or a run
@@ -182,6 +193,9 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Plan(args) => plan::run(args, global, output),
         Command::Why(args) => why::run(args, global, output),
         Command::Status(args) => status::run(args, global, output),
+        Command::Compare(args) => compare::run(args, global, output),
+        Command::Diff(args) => diff::run(args, global, output),
+        Command::Lineage(args) => lineage::run(args, global, output),
         Command::Runs(args) => runs::run(args, global, output),
         Command::Show(args) => show::run(args, global, output),
         Command::Logs(args) => logs::run(args, global, output),

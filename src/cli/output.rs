@@ -71,6 +71,12 @@ impl Output {
         self.stdout.flush().map_err(CliError::Output)
     }
 
+    /// Returns how many columns the terminal has that is printed to; none for a file or a pipe.
+    pub fn columns(&self) -> Option<usize> {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    }
+
     /// Returns how many columns to write messages in.
     pub(super) fn width(&self) -> usize {
         let wished = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{CliError, Global, Output, PipelineArgs, status};
 use crate::digest::RecipeKey;
-use crate::exec;
 use crate::graph::Graph;
+use crate::inspect::Listing;
 use crate::report;
 use crate::store::{Artifact, Record, RunFolder, Store};
 
@@ -64,14 +64,7 @@ pub(super) fn run(args: &ShowArgs, global: &Global, output: &mut Output) -> Resu
         Some((name, subpath)) => (name, Some(subpath).filter(|subpath| !subpath.is_empty())),
         None => (inside, None),
     };
-    let artifact = record.artifacts.get(name).ok_or_else(|| {
-        let has: Vec<&str> = record.artifacts.keys().map(String::as_str).collect();
-        CliError::Usage(format!(
-            "{} has no output `{name}`; it has {}",
-            record.node,
-            has.join(", ")
-        ))
-    })?;
+    let artifact = output_of(&record, name)?;
     show_output(&store, artifact, subpath, args, output)
 }
 
@@ -81,7 +74,7 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
     {
         let store = global.store(None)?;
         if let Some(folder) = store.run_folder(id) {
-            let nodes = exec::run_nodes(&store, &folder).map_err(CliError::Absent)?;
+            let nodes = Listing::of_run(&store, &folder).map_err(CliError::Absent)?.nodes;
             let nodes = nodes.into_iter().map(|node| (node.id.0, node.recipe_key)).collect();
             return Ok((store, Source::Run(folder, nodes)));
         }
@@ -97,8 +90,20 @@ fn source(args: &ShowArgs, global: &Global) -> Result<(Store, Source), CliError>
     Ok((store, Source::Pipeline(graph)))
 }
 
+/// Returns an output of a record by its name.
+pub(super) fn output_of<'a>(record: &'a Record, name: &str) -> Result<&'a Artifact, CliError> {
+    record.artifacts.get(name).ok_or_else(|| {
+        let has: Vec<&str> = record.artifacts.keys().map(String::as_str).collect();
+        CliError::Usage(format!(
+            "{} has no output `{name}`; it has {}",
+            record.node,
+            has.join(", ")
+        ))
+    })
+}
+
 /// Cuts `NODE.OUTPUT/PATH` behind the node; dots inside brackets belong to its coordinates.
-fn split(target: &str) -> (&str, Option<&str>) {
+pub(super) fn split(target: &str) -> (&str, Option<&str>) {
     // The dots of another pipeline's file, and of axis values, are part of the node's name.
     let file = target.find(".yaml#").or(target.find(".yml#")).unwrap_or(0);
     let from = target

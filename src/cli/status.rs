@@ -1,14 +1,14 @@
 //! `volvelle status FILE`: how each node of a pipeline stands, and its last run.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Global, Output, PipelineArgs};
-use crate::exec::{self, Event, NodeState, Reason};
+use crate::exec::{self, NodeState, Reason};
 use crate::graph::Graph;
+use crate::inspect;
 use crate::report;
 use crate::store::{RunState, RunStatus, Store};
 
@@ -77,22 +77,11 @@ fn print_json(graph: &Graph, lines: &[Line], last: Option<&RunState>, output: &m
 
 /// Joins what the cache says with what the last run said about the nodes that have no result.
 fn lines(store: &Store, graph: &Arc<Graph>, last: Option<&RunState>) -> Vec<Line> {
-    let mut said: HashMap<String, (NodeState, Option<String>)> = HashMap::new();
-    for event in last.into_iter().flat_map(|run| events(store, run)) {
-        match event {
-            Event::NodeStarted { id, .. } => {
-                said.insert(id.0, (NodeState::Running, None));
-            }
-            Event::NodeFinished { id, state, message, .. } => {
-                said.insert(id.0, (state, message));
-            }
-            _ => {}
-        }
-    }
+    let said = last.map(|run| inspect::last_words(store, run)).unwrap_or_default();
     let alive = last.is_some_and(|run| run.status == RunStatus::Running);
     let states = exec::states(graph, store).into_iter().enumerate();
     let line = |(idx, (state, reason)): (usize, (NodeState, Option<Reason>))| {
-        let (state, last_error) = match said.get(&graph.id(idx).0) {
+        let (state, last_error) = match said.get(&graph.id(idx)) {
             Some((NodeState::Running, _)) if alive && !state.is_done() => (NodeState::Running, None),
             Some((NodeState::Failed, message)) if !state.is_done() => (NodeState::Failed, message.clone()),
             _ => (state, None),
@@ -108,22 +97,5 @@ fn lines(store: &Store, graph: &Arc<Graph>, last: Option<&RunState>) -> Vec<Line
 
 /// Returns the last run of the same pipeline file.
 pub(super) fn last_run(store: &Store, graph: &Graph) -> Option<RunState> {
-    runs_of(store, graph).into_iter().next()
-}
-
-/// Returns the runs of the same pipeline file, the latest first.
-pub(super) fn runs_of(store: &Store, graph: &Graph) -> Vec<RunState> {
-    let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
-    let mut runs = store.runs();
-    runs.retain(|run| run.file == file);
-    runs
-}
-
-/// Returns the events of a run as far as they are written.
-pub(super) fn events(store: &Store, run: &RunState) -> Vec<Event> {
-    let path = store.run_folder(&run.id.0).map(|folder| folder.events());
-    let text = path
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .unwrap_or_default();
-    text.lines().filter_map(Event::from_line).collect()
+    inspect::runs_of(store, &graph.file).into_iter().next()
 }

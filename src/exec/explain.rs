@@ -270,7 +270,7 @@ fn shown(change: &Change, recorded: &Value, node: &Node) -> Change {
 }
 
 /// Returns a path of a preimage in the words of the pipeline.
-fn shown_path(path: &str) -> String {
+pub fn shown_path(path: &str) -> String {
     for (inside, outside) in [("params", "with"), ("inputs", "needs")] {
         if let Some(rest) = path.strip_prefix(inside)
             && (rest.is_empty() || rest.starts_with('.'))

@@ -26,10 +26,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use event::{Counts, Event, NodeState, Reason};
-pub use explain::{History, Nearest, Part, parts};
+pub use explain::{History, Nearest, Part, parts, shown_path};
 pub use journal::Listener;
 pub use limits::Limits;
-pub use outputs::PublishedOutput;
+pub use outputs::{PublishedOutput, published_digest};
 pub use plan::{Cause, Plan, PlanCounts, PlanState, PlannedNode, plan};
 pub use resolved::{RunNode, run_nodes};
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::decide::{Decider, Settled};
 use super::request::file_name;
+use crate::digest::Digest;
 use crate::graph::NodeId;
 use crate::store::{Artifact, Store, StoreError};
 
@@ -69,10 +70,22 @@ fn extension(type_name: &str) -> &'static str {
     }
 }
 
-/// A hidden file beside the result says which artifact it is, so that nothing is done twice.
+/// Returns which artifact was laid out at a path by a run; none for any other path.
+pub fn published_digest(path: &Path) -> Option<Digest> {
+    let text = fs::read_to_string(marker(path.parent()?, path)).ok()?;
+    text.parse().ok()
+}
+
+/// Returns the path of the hidden file beside a result that says which artifact it is.
+fn marker(folder: &Path, path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    folder.join(format!(".{name}.digest"))
+}
+
+/// The marker spares doing anything twice.
 fn lay_out(store: &Store, artifact: &Artifact, folder: &Path, path: &Path) -> Result<(), StoreError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let marker = folder.join(format!(".{name}.digest"));
+    let marker = marker(folder, path);
     let digest = artifact.digest.to_string();
     if fs::read_to_string(&marker).is_ok_and(|text| text == digest) && path.exists() {
         return Ok(());

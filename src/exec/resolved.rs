@@ -107,11 +107,11 @@ fn write_nodes(path: &std::path::Path, graph: &Graph, stage: StageView<'_>) -> i
     file.flush()
 }
 
-/// Returns the nodes that a run was about, each after those it depended on.
+/// Returns the pipeline of a run and the nodes that it was about, each after those it depended on.
 ///
 /// # Errors
 /// The run kept none that can be read, in words.
-pub fn run_nodes(store: &Store, run: &RunFolder) -> Result<Vec<RunNode>, String> {
+pub fn run_nodes(store: &Store, run: &RunFolder) -> Result<(String, Vec<RunNode>), String> {
     let path = run.path.join("pipeline.json");
     let unreadable =
         |error: &dyn std::fmt::Display| format!("the resolved pipeline of run {} can't be read: {error}", run.id);
@@ -135,7 +135,7 @@ pub fn run_nodes(store: &Store, run: &RunFolder) -> Result<Vec<RunNode>, String>
             });
         }
     }
-    Ok(nodes)
+    Ok((resolved.pipeline, nodes))
 }
 
 fn folder(store: &Store) -> PathBuf {

@@ -60,7 +60,9 @@ pub fn describe_plan_counts(plan: &Plan, pipeline: &str) -> String {
 /// Returns the cells of a node: what happens, its name, how long it takes, and why.
 pub(super) fn row(node: &PlannedNode) -> Vec<String> {
     let time = match node.estimate_s {
-        Some(seconds) if node.state != PlanState::Cached => format!("about {}", duration(seconds)),
+        Some(seconds) if node.state != PlanState::Cached && node.cause != Some(Cause::LeftOut) => {
+            format!("about {}", duration(seconds))
+        }
         _ => String::new(),
     };
     // Times stand before reasons, which can be long.
@@ -174,7 +176,7 @@ pub fn describe_parts(parts: &[Part], paint: Paint) -> String {
 }
 
 /// Returns a value in one short line; digests by their first digits.
-fn value_text(value: &Value) -> String {
+pub(super) fn value_text(value: &Value) -> String {
     const MAX_CHARS: usize = 100;
     let text = match value {
         Value::String(text) => match text.parse::<Digest>() {

@@ -263,7 +263,7 @@ fn a_pipe_gets_lines_and_a_signal_ends_it() {
         }
         lines
     };
-    let first = "run  words              never run\n\
+    let first = "run  words              not cached, and the selection leaves it out: a run fails here\n\
                  run  count[modulo=3]    never run\n\
                  run  count[modulo=5]    never run\n\
                  words: 3 nodes: 3 run, 0 cached\n\
