@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::digest::{Change, RecipeKey, diff, leaves};
 use crate::graph::{Graph, Node};
-use crate::store::{Record, RecordHistory, Store};
+use crate::store::{Earlier, Record, RecordHistory, Store};
 
 /// How many earlier records of the node itself it is compared with at most.
 const MAX_OWN: usize = 16;
@@ -33,7 +33,22 @@ pub struct History<'a> {
     known: Option<RecordHistory<'a>>,
     /// How long nodes of a stage take that were never run themselves.
     seconds_of_stage: HashMap<String, Option<f64>>,
+    /// The latest records of each kind.
+    latest: HashMap<String, Arc<[Earlier]>>,
     records: HashMap<RecipeKey, Option<Arc<Record>>>,
+}
+
+/// How far a record is from a node; the least is the nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Differences in the node itself.
+    num_own: usize,
+    /// It is another node's.
+    is_other: bool,
+    /// Differences in inputs.
+    num_inputs: usize,
+    /// How many are later.
+    age: usize,
 }
 
 /// The record that differs least from a node.
@@ -68,6 +83,14 @@ impl Nearest {
     }
 }
 
+/// A node by the names under which its records are found.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    kind: &'a str,
+    stage: &'a str,
+    id: &'a str,
+}
+
 impl<'a> History<'a> {
     /// Returns the history of a pipeline in a store.
     pub fn new(store: &'a Store, pipeline: &'a str) -> History<'a> {
@@ -76,6 +99,7 @@ impl<'a> History<'a> {
             pipeline,
             known: None,
             seconds_of_stage: HashMap::new(),
+            latest: HashMap::new(),
             records: HashMap::new(),
         }
     }
@@ -93,7 +117,7 @@ impl<'a> History<'a> {
             return *seconds;
         }
         let near = self.known().near(kind, pipeline, &stage.0, &id.0, 1);
-        let other = near.into_iter().chain(self.known().of_kind(kind, 1)).next();
+        let other = near.into_iter().chain(self.of_kind(kind).first().copied()).next();
         let seconds = other.map(|earlier| earlier.seconds);
         self.seconds_of_stage.insert(stage.0.clone(), seconds);
         seconds
@@ -107,50 +131,134 @@ impl<'a> History<'a> {
         let is_earlier = |record: &Record| {
             record.recipe_key != node.recipe_key && own.as_ref().is_none_or(|own| record.started < own.started)
         };
-        let keys = self.candidates(node).0;
-        let candidates: Vec<Arc<Record>> = keys.into_iter().filter_map(|key| self.record(key)).collect();
-        let found = candidates
+        let mut best: Option<(Rank, Arc<Record>, Vec<Change>)> = None;
+        let mut rank_all = |history: &mut Self, keys: Vec<RecipeKey>| {
+            for (age, key) in keys.into_iter().enumerate() {
+                let Some(record) = history.record(key).filter(|record| is_earlier(record)) else {
+                    continue;
+                };
+                let changes = diff(&record.recipe, &node.recipe);
+                let rank = history.rank(node, &record, &changes, age);
+                if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                    best = Some((rank, record, changes));
+                }
+            }
+            best.as_ref().map(|(rank, ..)| *rank)
+        };
+        let name = Named {
+            kind: &node.kind,
+            stage: &node.stage.0,
+            id: &node.id.0,
+        };
+        let own = self.own(name);
+        let is_new = own.is_empty();
+        let least = rank_all(self, own);
+        // Nothing comes before a record of this node with other inputs and nothing else: no other has to be read.
+        if least.is_none_or(|rank| rank.num_own > 0) {
+            let others = self.others(name, is_new);
+            rank_all(self, others);
+        }
+        best.map(|(_, record, changes)| Nearest::new(record, node, changes, self.store))
+    }
+
+    fn rank(&self, node: &Node, record: &Record, changes: &[Change], age: usize) -> Rank {
+        let num_inputs = changes.iter().filter(|change| is_input(change)).count();
+        Rank {
+            num_own: changes.len() - num_inputs,
+            is_other: record.node != node.id.0 || record.pipeline != self.pipeline,
+            num_inputs,
+            age,
+        }
+    }
+
+    /// Returns what differs in a node itself from the record that differs least in that; none without any record of its
+    /// kind. Nothing differs where a record could turn out to be this node's once its inputs are known.
+    ///
+    /// It looks at no inputs, of which there may be tens of thousands.
+    pub fn own_changes(&mut self, graph: &Graph, idx: usize) -> Option<Vec<Change>> {
+        let (stage, id) = (graph.stage(idx), graph.id(idx));
+        let name = Named {
+            kind: graph.kind(idx),
+            stage: &stage.0,
+            id: &id.0,
+        };
+        let own = self.own(name);
+        let others = self.others(name, own.is_empty());
+        let recipe = graph.own_recipe(idx);
+        let mut least: Option<Vec<Change>> = None;
+        for key in own
             .into_iter()
-            .enumerate()
-            .filter(|(_, record)| is_earlier(record));
-        let ranked = found.map(|(age, record)| {
-            let changes = diff(&record.recipe, &node.recipe);
-            let num_inputs = changes.iter().filter(|change| is_input(change)).count();
-            let is_other = record.node != node.id.0 || record.pipeline != self.pipeline;
-            ((changes.len() - num_inputs, is_other, num_inputs, age), record, changes)
-        });
-        ranked
-            .min_by_key(|(rank, ..)| *rank)
-            .map(|(_, record, changes)| Nearest::new(record, node, changes, self.store))
+            .chain(others)
+            .filter(|key| *key != graph.recipe_key(idx))
+        {
+            let Some(earlier) = self.store.own_recipe(key) else {
+                continue;
+            };
+            let changes = diff(&earlier, &recipe);
+            if least.as_ref().is_none_or(|least| changes.len() < least.len()) {
+                least = Some(changes);
+            }
+            if least.as_ref().is_some_and(Vec::is_empty) {
+                break;
+            }
+        }
+        let shown = |change: Change| Change {
+            path: shown_path(&change.path),
+            ..change
+        };
+        least.map(|changes| changes.into_iter().map(shown).collect())
     }
 
     /// Tells whether some record could turn out to be this node's, once its inputs are known: one that differs in
     /// nothing but inputs.
-    pub fn may_be_known(&mut self, node: &Node) -> bool {
-        let (keys, is_complete) = self.candidates(node);
-        let is_same = |record: Arc<Record>| diff(&record.recipe, &node.recipe).iter().all(is_input);
-        !is_complete || keys.into_iter().any(|key| self.record(key).is_some_and(is_same))
+    pub fn may_be_known(&mut self, graph: &Graph, idx: usize) -> bool {
+        let (stage, id) = (graph.stage(idx), graph.id(idx));
+        let name = Named {
+            kind: graph.kind(idx),
+            stage: &stage.0,
+            id: &id.0,
+        };
+        // There are more records than can be looked at; one of them may be it.
+        if self.of_kind(name.kind).len() == MAX_OTHERS {
+            return true;
+        }
+        let recipe = graph.own_recipe(idx);
+        let own = self.own(name);
+        let others = self.others(name, own.is_empty());
+        let is_same = |key: RecipeKey| self.store.own_recipe(key).is_some_and(|earlier| earlier == recipe);
+        own.into_iter().chain(others).any(is_same)
     }
 
-    /// Returns records to compare a node with, of itself first, and whether those are all of its kind.
-    fn candidates(&mut self, node: &Node) -> (Vec<RecipeKey>, bool) {
+    /// Returns the records of a node itself.
+    fn own(&mut self, name: Named<'_>) -> Vec<RecipeKey> {
         let pipeline = self.pipeline;
-        let known = self.known();
-        let mut found = known.of_node(&node.kind, pipeline, &node.stage.0, &node.id.0, MAX_OWN);
-        let others = if found.is_empty() {
-            MAX_OTHERS
-        } else {
-            MAX_OTHERS_BESIDE_OWN
-        };
-        found.extend(known.near(&node.kind, pipeline, &node.stage.0, &node.id.0, others));
-        let of_kind = known.of_kind(&node.kind, MAX_OTHERS);
-        let is_all = of_kind.len() < MAX_OTHERS;
-        if is_all || found.is_empty() {
-            found.extend(of_kind);
+        let found = self.known().of_node(name.kind, pipeline, name.stage, name.id, MAX_OWN);
+        found.into_iter().map(|earlier| earlier.recipe_key).collect()
+    }
+
+    /// Returns other records to compare a node with: of its neighbours and, if they are few or there are no others, of
+    /// its kind.
+    fn others(&mut self, name: Named<'_>, is_new: bool) -> Vec<RecipeKey> {
+        let pipeline = self.pipeline;
+        let limit = if is_new { MAX_OTHERS } else { MAX_OTHERS_BESIDE_OWN };
+        let mut found = self.known().near(name.kind, pipeline, name.stage, name.id, limit);
+        let of_kind = self.of_kind(name.kind);
+        if of_kind.len() < MAX_OTHERS || (is_new && found.is_empty()) {
+            found.extend_from_slice(&of_kind);
         }
         let mut seen = HashSet::new();
         let keys = found.into_iter().map(|earlier| earlier.recipe_key);
-        (keys.filter(|key| seen.insert(*key)).collect(), is_all)
+        keys.filter(|key| seen.insert(*key)).collect()
+    }
+
+    /// Returns the latest records of a kind.
+    fn of_kind(&mut self, kind: &str) -> Arc<[Earlier]> {
+        if let Some(found) = self.latest.get(kind) {
+            return Arc::clone(found);
+        }
+        let found: Arc<[Earlier]> = self.known().of_kind(kind, MAX_OTHERS).into();
+        self.latest.insert(kind.to_owned(), Arc::clone(&found));
+        found
     }
 
     fn known(&mut self) -> &RecordHistory<'a> {

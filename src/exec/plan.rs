@@ -113,6 +113,9 @@ pub struct Plan {
 /// Of so many nodes at most it is kept what differs in their inputs alone, which is another thing for each.
 const MAX_TOLD_INPUTS: usize = 20_000;
 
+/// A node with more inputs than this is compared without them: that would take longer than to make it, mostly.
+const MAX_COMPARED_INPUTS: usize = 4096;
+
 /// What would happen to a node: little enough to keep it for a hundred thousand.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -284,16 +287,7 @@ impl Planner<'_> {
         entry.estimate_s = self.history.seconds(graph, idx).map(|seconds| seconds as f32);
         // A record of this very recipe has nothing to differ in.
         if matches!(cause, Cause::Changed | Cause::New | Cause::Upstream) && !has_record {
-            let nearest = self.history.nearest(&graph.node(idx));
-            entry.cause = Some(match &nearest {
-                None => Cause::New,
-                // With all inputs cached, a difference in inputs is a change of this node: it reads something else.
-                Some(nearest) if !nearest.own.is_empty() || cause != Cause::Upstream => Cause::Changed,
-                Some(_) => Cause::Upstream,
-            });
-            if let Some(nearest) = nearest {
-                self.keep_reasons(idx, nearest);
-            }
+            entry.cause = Some(self.compare(idx, cause));
         }
         let upstream = || graph.items(idx).find_map(|item| self.entries[item.node].root);
         entry.root = match entry.cause {
@@ -305,8 +299,31 @@ impl Planner<'_> {
         entry
     }
 
-    fn keep_reasons(&mut self, idx: usize, nearest: Nearest) {
-        let Nearest { own, inputs, .. } = nearest;
+    /// Compares a node without a record with the nearest one and returns why it isn't cached.
+    fn compare(&mut self, idx: usize, cause: Cause) -> Cause {
+        let graph = self.decider.graph;
+        let (own, inputs) = if graph.items(idx).nth(MAX_COMPARED_INPUTS).is_some() {
+            match self.history.own_changes(graph, idx) {
+                None => return Cause::New,
+                Some(own) => (own, Vec::new()),
+            }
+        } else {
+            match self.history.nearest(&graph.node(idx)) {
+                None => return Cause::New,
+                Some(Nearest { own, inputs, .. }) => (own, inputs),
+            }
+        };
+        let is_changed = !own.is_empty();
+        self.keep_reasons(idx, own, inputs);
+        // With all inputs cached, a difference in inputs is a change of this node: it reads something else.
+        if is_changed || cause != Cause::Upstream {
+            Cause::Changed
+        } else {
+            Cause::Upstream
+        }
+    }
+
+    fn keep_reasons(&mut self, idx: usize, own: Vec<Change>, inputs: Vec<Change>) {
         // What is the node's own says it all; its inputs then differ as those of its producers do.
         let reasons: Arc<[Change]> = match own.is_empty() {
             true if self.reasons.len() >= MAX_TOLD_INPUTS => return,
@@ -328,7 +345,7 @@ impl Planner<'_> {
         }
         let graph = self.decider.graph;
         if graph.items(idx).any(|item| self.settled[item.node].is_none()) {
-            let is_known = self.history.may_be_known(&graph.node(idx));
+            let is_known = self.history.may_be_known(graph, idx);
             return (
                 if is_known { PlanState::Maybe } else { PlanState::Run },
                 Some(Cause::Upstream),

@@ -170,6 +170,14 @@ impl Graph {
         key::parse(&text)
     }
 
+    /// Returns the preimage of a node's recipe key without the inputs.
+    pub fn own_recipe(&self, idx: usize) -> Value {
+        let (stage, point) = self.place(idx);
+        let mut recipe = key::parse(&stage.own_preimage(point, &self.values));
+        recipe.as_object_mut().map(|members| members.remove("inputs"));
+        recipe
+    }
+
     /// Returns a node's content key and its preimage as text: the recipe with the digest of each input in place of how
     /// it is made.
     ///

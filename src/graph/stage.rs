@@ -211,6 +211,17 @@ impl StageNodes {
         );
     }
 
+    /// Returns a preimage of the node at a point as if it had no inputs.
+    pub fn own_preimage(&self, point: usize, values: &Values) -> String {
+        let (mut out, coordinates) = (String::new(), self.points.get(point));
+        self.frame.write(
+            &mut out,
+            |out| out.push_str("{}"),
+            |out| self.params.write(out, coordinates, values, &mut String::new()),
+        );
+        out
+    }
+
     fn write_inputs(
         &self,
         out: &mut String,

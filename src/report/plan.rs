@@ -59,11 +59,10 @@ pub fn describe_plan_counts(plan: &Plan, pipeline: &str) -> String {
 
 /// Returns the cells of a node: what happens, its name, how long it takes, and why.
 pub(super) fn row(node: &PlannedNode) -> Vec<String> {
-    let time = match node.estimate_s {
-        Some(seconds) if node.state != PlanState::Cached && node.cause != Some(Cause::LeftOut) => {
-            format!("about {}", duration(seconds))
-        }
-        _ => String::new(),
+    let is_run = node.state != PlanState::Cached && node.cause != Some(Cause::LeftOut);
+    let time = match node.estimate_s.filter(|_| is_run) {
+        Some(seconds) => format!("about {}", duration(seconds)),
+        None => String::new(),
     };
     // Times stand before reasons, which can be long.
     vec![node.state.to_string(), node.id.to_string(), time, describe_cause(node)]

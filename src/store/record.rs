@@ -102,6 +102,11 @@ impl Store {
         self.read_record(key.0).filter(|record| record.recipe_key == key)
     }
 
+    /// Returns the preimage of a recipe key without the inputs, if there is a record of it.
+    pub fn own_recipe(&self, key: RecipeKey) -> Option<Value> {
+        read_own_recipe(&self.sharded("records", key.0))
+    }
+
     /// Writes a record under both of its keys, durable when it returns. Its blobs must be durable already.
     pub fn put_record(&self, record: &Record) -> Result<(), StoreError> {
         let by_recipe = self.sharded("records", record.recipe_key.0);
@@ -196,6 +201,30 @@ pub(super) fn read_known(path: &Path) -> Option<Known> {
         tracing::warn!(path = %path.display(), "a record is damaged or newer than this program; treated as absent");
     }
     known
+}
+
+/// A recipe without its inputs, which can be tens of thousands and are skipped, not built.
+#[derive(Serialize, Deserialize)]
+struct OwnRecipe {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Value>,
+    format: Value,
+    kind: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<Value>,
+    params: Value,
+    version: Value,
+}
+
+/// Reads of a record file the preimage of its recipe key without the inputs; none as for [`read`].
+fn read_own_recipe(path: &Path) -> Option<Value> {
+    #[derive(Deserialize)]
+    struct Excerpt {
+        recipe: OwnRecipe,
+    }
+    let bytes = fs::read(path).ok()?;
+    let excerpt: Excerpt = serde_json::from_str(checked(&bytes)?).ok()?;
+    serde_json::to_value(excerpt.recipe).ok()
 }
 
 /// Reads of a record file what history keeps; none as for [`read`].

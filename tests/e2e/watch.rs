@@ -216,6 +216,23 @@ fn a_save_of_the_same_bytes_is_none() {
 }
 
 #[test]
+fn included_files_are_followed_even_while_they_are_broken() {
+    let project = Project::new(&PIPELINE.replace("params: { first: 1 }", "include: [common.yaml]"));
+    project.write("common.yaml", "params: { first: 1 }\n");
+    let watching = Watching::start(&project, &["--json"]);
+    assert_eq!(watching.next()["counts"]["run"], 3);
+    project.write("common.yaml", "params: { first: 2 }\n");
+    let changed = watching.next();
+    assert_eq!(changed["changed_files"], json!(["common.yaml"]));
+    assert_eq!(ids(&changed["change"]["changes"]).len(), 3);
+    project.write("common.yaml", "params: [\n");
+    assert_eq!(watching.next()["ok"], false);
+    project.write("common.yaml", "params: { first: 2 }\n");
+    assert_eq!(watching.next()["ok"], true);
+    assert_eq!(watching.end(), (Vec::new(), Some(0)));
+}
+
+#[test]
 fn plugins_and_their_code_are_followed() {
     let plugin = "plugin: 1\nname: demo\ncommand: [sh, work.sh]\ncode: ['*.sh']\nkinds:\n  demo.kind:\n    version: 1\n    \
                   outputs: { out: { type: json } }\n";

@@ -49,7 +49,7 @@ impl Targets {
             targets.add_plugin_folder(&absolute(&folder));
         }
         if let Some(pipeline) = pipeline {
-            pipeline_files(pipeline).iter().for_each(|file| targets.add(file));
+            pipeline.files.iter().for_each(|file| targets.add(file));
             let kinds = pipeline.stages.iter().filter_map(|stage| stage.kind.as_ref());
             for kind in kinds {
                 if let Provider::Plugin(plugin) = &kind.provider {
@@ -119,11 +119,6 @@ impl Targets {
             .map(Path::to_path_buf)
             .collect()
     }
-}
-
-/// Returns the files that a pipeline was read from.
-fn pipeline_files(pipeline: &Pipeline) -> Vec<PathBuf> {
-    vec![pipeline.file.clone()]
 }
 
 /// Returns an absolute path without `.` and `..`, as the paths of events are.
