@@ -67,7 +67,12 @@ fn no_form(key: &Key, tree: &Tree, entries: &[(Key, Tree)]) -> Mistake {
                 "axis `{}` must be a list or one of {forms}, not a mapping of several keys",
                 key.text
             );
-            Mistake::new(&tree.at, message).help("axes that vary together are written under `zip`")
+            let likely = [("from", "range"), ("low", "uniform"), ("of", "choice")];
+            let likely = likely.iter().find(|(option, _)| tree.get(option).is_some());
+            Mistake::new(&tree.at, message).help(match likely {
+                Some((_, form)) => format!("write `{{ {form}: {} }}`", tree.at.text()),
+                None => "axes that vary together are written under `zip`".to_owned(),
+            })
         }
     }
 }
@@ -256,7 +261,7 @@ pub(super) fn count(form: &Key, tree: &Tree, least: usize, out: &mut Vec<Mistake
         Some(num) => Some(num),
         None => {
             let message = format!(
-                "the `num` of a `{}` must be an integer from {least} to {MAX_POINTS}, not {}",
+                "the `num` of `{}` must be an integer from {least} to {MAX_POINTS}, not {}",
                 form.text,
                 tree.described()
             );

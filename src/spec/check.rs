@@ -37,22 +37,18 @@ pub(super) fn kinds(stages: &mut [Stage], catalog: &Catalog, out: &mut Vec<Mista
 pub(super) enum Producer<'a> {
     /// To a stage.
     Stage(&'a Stage),
-    /// To none: the names that there are, and the file if it's another pipeline.
-    Unknown(Vec<&'a str>, Option<&'a str>),
+    /// To none; these there are.
+    Unknown(Vec<&'a str>),
     /// Into a file that can't be read, which was told.
     Lost,
 }
 
 /// Checks the names in every stage against its kind and the other stages.
-pub(super) fn stages<'a>(
-    stages: &'a [Stage],
-    producer: impl Fn(&'a Stage, &'a Reference) -> Producer<'a>,
-    out: &mut Vec<Mistake>,
-) {
+pub(super) fn stages<'a>(stages: &'a [Stage], producer: impl Fn(&Reference) -> Producer<'a>, out: &mut Vec<Mistake>) {
     for stage in stages {
         for need in &stage.needs {
             for reference in &need.refs {
-                check_reference(stage, need, reference, producer(stage, reference), out);
+                check_reference(stage, need, reference, producer(reference), out);
             }
         }
         let Some(kind) = &stage.kind else { continue };
@@ -134,9 +130,9 @@ fn check_reference(stage: &Stage, need: &Need, reference: &Reference, producer: 
     let producer = match producer {
         Producer::Stage(stage) => stage,
         Producer::Lost => return,
-        Producer::Unknown(names, file) => {
+        Producer::Unknown(names) => {
             let place = reference.at.find(&reference.stage);
-            let message = match file {
+            let message = match &reference.file {
                 Some(file) => format!("`{file}` has no stage `{}`", reference.stage),
                 None => format!("unknown stage `{}`", reference.stage),
             };

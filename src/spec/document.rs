@@ -112,6 +112,10 @@ pub(super) fn top(root: &Tree, out: &mut Vec<Mistake>) -> Top {
             let message = "the version of the language is missing";
             out.push(Mistake::new(first, message).help(format!("begin the file with `volvelle: {LANGUAGE}`")));
         }
+        None if root.is_null() => {
+            let help = format!("a pipeline begins with `volvelle: {LANGUAGE}` and has `stages`");
+            out.push(Mistake::new(&root.at, "the file says nothing").help(help));
+        }
         None => {}
     }
     if let Some(tree) = root.get("description") {
@@ -123,7 +127,7 @@ pub(super) fn top(root: &Tree, out: &mut Vec<Mistake>) -> Top {
     };
     let params = root.get("params").unwrap_or(&none);
     let params_entries = mapping(params, "`params`", out);
-    check_names(params_entries, "parameter", out);
+    check_names(params_entries, "a parameter", out);
     if let Some(profiles) = root.get("profiles") {
         read_profiles(profiles, out);
     }
@@ -153,8 +157,9 @@ pub(super) fn check_version(version: &Tree, out: &mut Vec<Mistake>) {
 pub(super) fn stages(root: &Tree, top: &Top, home: &Arc<Home>, out: &mut Vec<Mistake>) -> Vec<Stage> {
     let stages = root.get("stages");
     let entries = stages.map_or(&[][..], |stages| mapping(stages, "`stages`", out));
-    check_names(entries, "stage", out);
-    if entries.is_empty() && matches!(root.item, Item::Map(_)) {
+    check_names(entries, "a stage", out);
+    let is_empty = stages.is_none_or(|tree| tree.is_null() || matches!(tree.item, Item::Map(_))) && entries.is_empty();
+    if is_empty && matches!(root.item, Item::Map(_)) {
         let at = stages.map_or(&root.at, |stages| &stages.at);
         let message = "the pipeline has no stages";
         out.push(Mistake::new(at, message).help("add `stages: {NAME: {uses: KIND}}`"));
@@ -169,7 +174,7 @@ pub(super) fn stages(root: &Tree, top: &Top, home: &Arc<Home>, out: &mut Vec<Mis
 pub(super) fn check_templates(root: &Tree, out: &mut Vec<Mistake>) {
     let Some(templates) = root.get("templates") else { return };
     let entries = mapping(templates, "`templates`", out);
-    check_names(entries, "template", out);
+    check_names(entries, "a template", out);
     for (key, tree) in entries {
         let what = format!("template `{}`", key.text);
         check_keys(mapping(tree, &what, out), &what, &STAGE, out);
@@ -259,7 +264,7 @@ fn read_stage(key: &Key, tree: &Tree, defaults: &[(Key, Tree)], home: &Arc<Home>
         .collect();
     needs.sort_by(|a, b| a.name.text.cmp(&b.name.text));
     let outputs = section("outputs", out);
-    check_names(&outputs, "output", out);
+    check_names(&outputs, "an output", out);
     let mut outputs: Vec<(Key, OutputSpec)> = outputs
         .into_iter()
         .filter_map(|(key, tree)| read_output(key, &tree, out))
@@ -309,12 +314,13 @@ fn read_gather(tree: &Tree, out: &mut Vec<Mistake>) -> Vec<Key> {
             at: tree.at.clone(),
         }];
     }
-    let axes = names(tree, "`gather`", out);
+    let mut axes = names(tree, "`gather`", out);
     if axes.len() > 1
         && let Some(all) = axes.iter().find(|key| key.text == "*")
     {
         let message = "`*` gathers every axis, so no other can stand beside it";
         out.push(Mistake::new(&all.at, message).help("write `gather: \"*\"`, or only the names"));
+        axes.retain(|key| key.text != "*");
     }
     axes
 }

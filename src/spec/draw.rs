@@ -56,7 +56,7 @@ impl<'a> Draw<'a> {
                 let seed = tree.to_value().as_i64();
                 if seed.is_none() {
                     let message = format!(
-                        "the `seed` of a `{}` must be an integer, not {}",
+                        "the `seed` of `{}` must be an integer, not {}",
                         form.text,
                         tree.described()
                     );
@@ -158,7 +158,7 @@ fn bounds(form: &Key, options: &Tree, out: &mut Vec<Mistake>) -> Option<From> {
     let (low, high) = (read(form, low_tree, out), read(form, high_tree, out));
     let (low, high) = (low?, high?);
     if low >= high {
-        let message = format!("the `low` of a `{}` must be less than its `high`", form.text);
+        let message = format!("the `low` of `{}` must be less than its `high`", form.text);
         out.push(Mistake::new(&low_tree.at, message));
         return None;
     }
@@ -206,4 +206,71 @@ fn choices(axis: &Key, of: &Tree, out: &mut Vec<Mistake>) -> Option<Vec<Value>> 
         values.push(value);
     }
     (out.len() == before).then_some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spec::mistake::At;
+
+    fn drawn(axis: &str, form: &str, options: Value, are_different: bool) -> Vec<Value> {
+        let at = At::whole("p", "x");
+        let key = |text: &str| Key {
+            text: text.to_owned(),
+            at: at.clone(),
+        };
+        let (axis, form, options) = (key(axis), key(form), Tree::from_value(&options, &at));
+        let mut out = Vec::new();
+        let draw = Draw::read(&axis, &form, &options, &mut out);
+        let values = draw.and_then(|draw| values(&draw, are_different, &options, &mut out));
+        values.unwrap_or_else(|| panic!("{out:?}"))
+    }
+
+    /// Drawn values are part of what people share; were they to change, every random search would run again.
+    #[test]
+    fn the_draws_of_today_are_those_of_tomorrow() {
+        let uniform = json!({"low": 0, "high": 1, "num": 3, "seed": 1});
+        assert_eq!(
+            drawn("x", "uniform", uniform.clone(), true),
+            [0.332236, 0.691312, 0.48106]
+        );
+        assert_ne!(drawn("y", "uniform", uniform, true)[0], 0.332236);
+        let log = json!({"low": 1e-5, "high": 1e-2, "num": 2});
+        assert_eq!(drawn("lr", "log_uniform", log, true), [4.1953e-5, 0.000420083]);
+        let integers = json!({"low": 1, "high": 6, "num": 6});
+        assert_eq!(drawn("die", "int_uniform", integers.clone(), true), [5, 3, 4, 2, 6, 1]);
+        assert_eq!(drawn("die", "int_uniform", integers, false), [5, 5, 5, 3, 5, 3]);
+        let choice = json!({"of": ["a", "b", "c"], "num": 3});
+        assert_eq!(drawn("arm", "choice", choice, true), ["c", "a", "b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_draw_keeps_its_beginning_when_more_are_drawn(
+            num in 1u64..20, more in 0u64..20, seed in any::<i64>(), are_different in any::<bool>(), form in 0usize..4,
+        ) {
+            let (form, bounds) = [
+                ("uniform", json!({"low": -1, "high": 2.5})),
+                ("log_uniform", json!({"low": 1e-6, "high": 10})),
+                ("int_uniform", json!({"low": -30, "high": 30})),
+                ("choice", json!({"of": (0..50).collect::<Vec<i32>>()})),
+            ][form].clone();
+            let values = |num: u64| {
+                let mut options = bounds.clone();
+                options["num"] = num.into();
+                options["seed"] = seed.into();
+                drawn("x", form, options, are_different)
+            };
+            let (few, many) = (values(num), values(num + more));
+            prop_assert_eq!(&few[..], &many[..num as usize]);
+            if are_different {
+                prop_assert_eq!(many.iter().map(Value::to_string).collect::<HashSet<_>>().len() as u64, num + more);
+            }
+            if let (Some(low), Some(high)) = (bounds["low"].as_f64(), bounds["high"].as_f64()) {
+                prop_assert!(many.iter().filter_map(Value::as_f64).all(|value| low <= value && value <= high));
+            }
+        }
+    }
 }

@@ -166,7 +166,7 @@ impl Loader<'_> {
     fn check(&mut self) {
         let mut out = std::mem::take(&mut self.out);
         for (idx, unit) in self.units.iter().enumerate() {
-            let producer = |_: &Stage, reference: &Reference| {
+            let producer = |reference: &Reference| {
                 let Some(other) = self.unit_of(idx, reference).map(|idx| &self.units[idx]) else {
                     return Producer::Lost;
                 };
@@ -175,10 +175,7 @@ impl Loader<'_> {
                 }
                 match other.index.get(&reference.stage) {
                     Some(&stage) => Producer::Stage(&other.stages[stage]),
-                    None => Producer::Unknown(
-                        other.stages.iter().map(|stage| stage.name.0.as_str()).collect(),
-                        reference.file.as_ref().and(other.home.file.to_str()),
-                    ),
+                    None => Producer::Unknown(other.stages.iter().map(|stage| stage.name.0.as_str()).collect()),
                 }
             };
             check::stages(&unit.stages, producer, &mut out);
@@ -276,7 +273,13 @@ fn drop_off<'a>(stage: &mut Stage, find: impl Fn(&Reference) -> Option<&'a Off>,
                 .filter_map(|reference| Some((reference, find(reference)?)))
             {
                 let message = format!("stage `{}` is off: {}", reference.stage, off.reason);
-                let help = "give this stage the same `when`, or write the input as a list, from which it is left out";
+                let takes_list = kind.as_ref().is_some_and(|kind| {
+                    kind.is_open() || kind.input(&need.name.text).is_some_and(|input| input.gathered)
+                });
+                let help = match takes_list {
+                    true => "give this stage the same `when`, or write the input as a list, from which it is left out",
+                    false => "give this stage the same `when`",
+                };
                 out.push(Mistake::new(&reference.at.find(&reference.stage), message).help(help));
             }
             return true;
@@ -293,4 +296,50 @@ fn drop_off<'a>(stage: &mut Stage, find: impl Fn(&Reference) -> Option<&'a Off>,
         }
         false
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_says_which_files_it_is_made_of_and_what_is_off() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+        write(
+            "p.yaml",
+            "volvelle: 1\ninclude: [part.yaml]\nstages:\n  a: { uses: command, needs: { x: o.yaml#b.x, y: [c.x, b.x] }, with: { run: x }, description: One., tags: [t] }\n",
+        );
+        write(
+            "part.yaml",
+            "stages:\n  b: { uses: command, outputs: { x: text }, with: { run: x } }\n  c: { uses: command, outputs: { x: text }, with: { run: x }, when: { profile: fast } }\nprofiles: { fast: {} }\n",
+        );
+        write(
+            "o.yaml",
+            "volvelle: 1\ninclude: [part.yaml]\nstages: { d: { uses: command, with: { run: x } } }\n",
+        );
+        let pipeline = load(&folder.path().join("p.yaml"), &Options::default()).expect("a good pipeline");
+        assert!(pipeline.mistakes.is_empty(), "{:?}", pipeline.mistakes);
+        let files = ["p.yaml", "part.yaml", "o.yaml"].map(|name| folder.path().join(name));
+        assert_eq!(pipeline.files, files);
+        let stages: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.0.as_str()).collect();
+        assert_eq!(stages, ["o.yaml#b", "b", "a"]);
+        let a = &pipeline.stages[2];
+        assert_eq!(
+            (a.description.as_deref(), &a.tags[..]),
+            (Some("One."), &["t".to_owned()][..])
+        );
+        let references: Vec<&str> = a
+            .needs
+            .iter()
+            .flat_map(|need| &need.refs)
+            .map(|r| r.stage.as_str())
+            .collect();
+        assert_eq!(references, ["o.yaml#b", "b"]);
+        assert_eq!(pipeline.off[0].name.0, "c");
+        assert_eq!(
+            pipeline.off[0].reason,
+            "its `when` needs `profile` to be `fast`, and it is nothing"
+        );
+    }
 }

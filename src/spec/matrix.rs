@@ -381,6 +381,8 @@ fn product(groups: Vec<Group>, at: &At, out: &mut Vec<Mistake>) -> Option<Matrix
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::spec::yaml;
 
@@ -421,6 +423,53 @@ mod tests {
             read("{include: [{a: 1, b: x}, {b: y, a: 2}]}"),
             Ok(["a=1,b=x", "a=2,b=y"].map(str::to_owned).to_vec())
         );
+    }
+
+    #[test]
+    fn axes_of_a_zip_vary_together() {
+        let points = |points: &[&str]| Ok(points.iter().map(|point| (*point).to_owned()).collect());
+        assert_eq!(
+            read("{zip: {b: [x, y, x], a: {range: [1, 3]}}}"),
+            points(&["a=1,b=x", "a=2,b=y", "a=3,b=x"])
+        );
+        assert_eq!(
+            read("{zip: [{a: [1, 2], c: [3, 4]}, {b: [x]}], exclude: [{a: [1, 2], c: 3}]}"),
+            points(&["a=2,b=x,c=4"])
+        );
+    }
+
+    #[test]
+    fn ranges_are_exact_and_have_both_ends() {
+        let points = |points: &[&str]| Ok(points.iter().map(|point| format!("a={point}")).collect());
+        for (text, expected) in [
+            ("{range: [1, 5]}", &["1", "2", "3", "4", "5"][..]),
+            ("{range: [9, 1, -4]}", &["9", "5", "1"]),
+            ("{range: {from: 0.1, to: 0.3, step: 0.1}}", &["0.1", "0.2", "0.3"]),
+            ("{range: {from: 0, to: 1, num: 3}}", &["0.0", "0.5", "1.0"]),
+            (
+                "{log_range: {from: 1e-5, to: 1e-3, num: 5}}",
+                &["1e-5", "3.16228e-5", "0.0001", "0.000316228", "0.001"],
+            ),
+            ("{log_range: {from: 1, to: 1000, num: 4}}", &["1", "10", "100", "1000"]),
+        ] {
+            assert_eq!(read(&format!("{{a: {text}}}")), points(expected), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn products_multiply_and_zips_do_not(a in 1usize..6, b in 1usize..6, c in 1usize..4) {
+            let axis = |num: usize| format!("{{range: [1, {num}]}}");
+            let num = |text: String| read(&text).map(|points| points.len());
+            prop_assert_eq!(num(format!("{{x: {}, y: {}}}", axis(a), axis(b))), Ok(a * b));
+            let zip = format!("{{x: {}, y: {}}}", axis(a), axis(a));
+            prop_assert_eq!(num(format!("{{zip: {zip}, z: {}}}", axis(c))), Ok(a * c));
+            prop_assert_eq!(num(format!("{{zip: [{zip}, {{z: {}}}]}}", axis(c))), Ok(a * c));
+            // A zip of one axis is that axis, and a zip is the diagonal of its product.
+            prop_assert_eq!(read(&format!("{{zip: {{x: {}}}}}", axis(a))), read(&format!("{{x: {}}}", axis(a))));
+            let (zipped, all) = (read(&format!("{{zip: {zip}}}")), read(&zip));
+            prop_assert!(zipped.expect("good").iter().all(|point| all.as_ref().expect("good").contains(point)));
+        }
     }
 
     #[test]

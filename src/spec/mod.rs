@@ -30,6 +30,7 @@ mod scope;
 mod shape;
 mod sweep;
 pub mod template;
+mod traps;
 mod unit;
 pub mod values;
 mod when;

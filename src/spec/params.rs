@@ -217,6 +217,14 @@ pub(super) fn dotted(params: &Tree) -> Vec<String> {
 
 /// Returns the dotted paths of all parameters that a value refers to.
 pub(super) fn references(tree: &Tree) -> BTreeSet<String> {
+    let params = names(tree).into_iter();
+    params
+        .filter_map(|name| name.strip_prefix("params.").map(str::to_owned))
+        .collect()
+}
+
+/// Returns all names that a value refers to.
+pub(super) fn names(tree: &Tree) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![tree];
     while let Some(tree) = open.pop() {
@@ -224,13 +232,11 @@ pub(super) fn references(tree: &Tree) -> BTreeSet<String> {
             Item::Plain(_) => {}
             Item::List(items) => open.extend(items),
             Item::Map(entries) => open.extend(entries.iter().map(|(_, tree)| tree)),
-            Item::Text(text) if !text.contains("${params.") && !text.contains("${ ") => {}
+            Item::Text(text) if !text.contains("${") => {}
             Item::Text(text) => {
                 for part in template::parse(text).unwrap_or_default() {
-                    if let Part::Reference(name) | Part::Default { name, .. } = part
-                        && let Some(path) = name.strip_prefix("params.")
-                    {
-                        found.insert(path.to_owned());
+                    if let Part::Reference(name) | Part::Default { name, .. } = part {
+                        found.insert(name);
                     }
                 }
             }

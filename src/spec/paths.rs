@@ -46,7 +46,7 @@ pub(super) fn missing(mistake: Mistake, path: &Path, text: &str) -> Mistake {
         Some(near) => mistake.help(near),
         None => mistake.help(format!(
             "looked for {}; paths are relative to the file that they are written in",
-            shown(path)
+            here(path)
         )),
     }
 }
@@ -67,9 +67,20 @@ pub(super) fn near(path: &Path) -> Option<String> {
 }
 
 fn folder(dir: &Path) -> String {
-    match shown(dir) {
-        here if here.is_empty() || here == "." => "this folder".to_owned(),
+    match here(dir) {
+        here if here.is_empty() => "this folder".to_owned(),
         other => other,
+    }
+}
+
+/// Returns how a path is written from the current folder, or whole if it's far away.
+fn here(path: &Path) -> String {
+    let Ok(current) = std::env::current_dir() else {
+        return shown(path);
+    };
+    match relative(&absolute(path), &current) {
+        far if far.starts_with("../../../") => shown(path),
+        near => near,
     }
 }
 

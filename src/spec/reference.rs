@@ -150,29 +150,50 @@ fn parse(label: Option<String>, text: &str, at: &At, out: &mut Vec<Mistake>) -> 
 fn read_point(text: &str, at: &At, out: &mut Vec<Mistake>) -> Option<Vec<(Key, Tree)>> {
     let before = out.len();
     let mut point: Vec<(Key, Tree)> = Vec::new();
-    for (_, item) in split(text, ',') {
-        let place = at.find(item);
-        let Some((axis, value)) = item.split_once('=') else {
+    let inside = at.find(text);
+    let place = |start: usize, part: &str| {
+        let start = inside.bytes().start + start;
+        // A text with escapes in it is not found as it stands.
+        match inside.text() == text && !part.is_empty() {
+            true => at.part(start..start + part.len()),
+            false => at.clone(),
+        }
+    };
+    for (start, item) in split(text, ',') {
+        let mut wrong = |message: String, help: &str| {
+            out.push(Mistake::new(&place(start, item), message).help(help));
+        };
+        let Some((name, value)) = item.split_once('=') else {
             let message = match item {
                 "" => "a point without coordinates".to_owned(),
                 item => format!("`{item}` is not a coordinate"),
             };
-            let place = if item.is_empty() { at.clone() } else { place };
-            out.push(Mistake::new(&place, message).help("write `stage[axis=value].output`"));
+            wrong(message, "write `stage[axis=value].output`");
             continue;
         };
-        let (axis, value) = (axis.trim(), value.trim());
+        let axis = name.trim();
         if !is_name(axis) {
-            out.push(Mistake::new(&place, format!("`{axis}` can't be the name of an axis")));
+            wrong(
+                format!("`{axis}` can't be the name of an axis"),
+                "write `stage[axis=value].output`",
+            );
         } else if point.iter().any(|(key, _)| key.text == axis) {
-            out.push(Mistake::new(&place, format!("the point names the axis `{axis}` twice")));
-        } else if value.is_empty() {
+            wrong(
+                format!("the point names the axis `{axis}` twice"),
+                "leave one of them out",
+            );
+        } else if value.trim().is_empty() {
             let message = format!("axis `{axis}` has no value here");
-            out.push(Mistake::new(&place, message).help("write `axis=value`; an empty string is `\"\"`"));
-        } else if let Some(value) = yaml::scalar(value, &place, out) {
+            wrong(message, "write `axis=value`; an empty string is `\"\"`");
+        } else {
+            let start_of_value = start + name.len() + 1 + (value.len() - value.trim_start().len());
+            let value = value.trim();
+            let Some(value) = yaml::scalar(value, &place(start_of_value, value), out) else {
+                continue;
+            };
             let key = Key {
                 text: axis.to_owned(),
-                at: place,
+                at: place(start, axis),
             };
             point.push((key, value));
         }

@@ -311,11 +311,12 @@ impl Schema {
             },
             Item::Text(text) if self.allows(Type::Number) || self.allows(Type::Integer) => {
                 let plain = text.replace(['_', ',', ' '], "");
-                plain
-                    .parse::<f64>()
-                    .ok()
-                    .filter(|n| n.is_finite())
-                    .map(|_| format!("write `{plain}`, without quotes"))
+                plain.parse::<f64>().ok().filter(|n| n.is_finite()).map(|_| {
+                    match tree.at.text().starts_with(['"', '\'']) {
+                        true => format!("write `{plain}`, without quotes"),
+                        false => format!("write `{plain}`"),
+                    }
+                })
             }
             _ if self.types == [Type::Array] => Some("write it as a list: `[...]`".to_owned()),
             _ => None,
@@ -494,7 +495,7 @@ mod tests {
             ),
             (
                 "{type: number}",
-                "1_000.5",
+                "'1_000.5'",
                 "`x` must be a number, not the string `1_000.5` | write `1000.5`, without quotes",
             ),
             (

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fill::{Names, Outcome, fill};
 use super::mistake::{At, Mistake, nearest};
 use super::params::{self, Resolver, dotted, find, or_default, unknown_param};
-use super::template::{self, Part};
 use super::yaml::{Item, Key, Tree};
 
 /// The values that a pipeline gives to names, apart from axes.
@@ -91,32 +90,24 @@ impl Scope {
         fill(tree, &mut names, out)
     }
 
-    /// Adds the axes that a value refers to, be it through parameters that are swept.
+    /// Adds the axes that a value refers to, be it through swept parameters.
     pub fn axes_in(&self, tree: &Tree, names: &mut BTreeSet<String>) {
-        match &tree.item {
-            Item::Plain(_) => {}
-            Item::List(items) => items.iter().for_each(|item| self.axes_in(item, names)),
-            Item::Map(entries) => entries.iter().for_each(|(_, value)| self.axes_in(value, names)),
-            Item::Text(text) => {
-                for part in template::parse(text).unwrap_or_default() {
-                    if let Part::Reference(name) | Part::Default { name, .. } = part {
-                        self.axes_of(&name, names);
-                    }
-                }
+        for name in params::names(tree) {
+            if let Some(axis) = name.strip_prefix("matrix.") {
+                names.insert(axis.to_owned());
+            } else if let Some(path) = name.strip_prefix("params.") {
+                let used = self.swept_by(path);
+                names.extend(used.map(|swept| swept.axis.clone()));
             }
         }
     }
 
-    fn axes_of(&self, name: &str, names: &mut BTreeSet<String>) {
-        if let Some(axis) = name.strip_prefix("matrix.") {
-            names.insert(axis.to_owned());
-        } else if let Some(path) = name.strip_prefix("params.") {
-            let used = self
-                .swept
-                .iter()
-                .filter(|swept| params::depends(&self.raw, path, &swept.path));
-            names.extend(used.map(|swept| swept.axis.clone()));
-        }
+    /// Returns the sweeps that a parameter depends on.
+    fn swept_by<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Swept> {
+        let raw = &self.raw;
+        self.swept
+            .iter()
+            .filter(move |swept| params::depends(raw, path, &swept.path))
     }
 
     /// Tells whether a value depends on the parameter `on`, directly or through other parameters.
@@ -132,11 +123,7 @@ impl Scope {
     }
 
     fn swept_param(&self, path: &str, point: Point<'_>, at: &At, out: &mut Vec<Mistake>) -> Option<Outcome> {
-        let used = self
-            .swept
-            .iter()
-            .filter(|swept| params::depends(&self.raw, path, &swept.path));
-        let used: Vec<&Swept> = used.collect();
+        let used: Vec<&Swept> = self.swept_by(path).collect();
         let first = used.first()?;
         Some(match point {
             Point::Unknown => Outcome::Pending,
@@ -224,7 +211,10 @@ impl Scope {
             _ => {}
         }
         let mistake = Mistake::new(at, format!("unknown reference `${{{name}}}`"));
-        let valid = ["params", "matrix", "env", "profile"];
+        let mut valid = vec!["params", "matrix", "env", "profile"];
+        if deferred {
+            valid.extend(["inputs", "outputs", "resources", "seed"]);
+        }
         let names = dotted(&self.params);
         let suffix = format!(".{name}");
         let param = names.iter().find(|param| *param == name || param.ends_with(&suffix));

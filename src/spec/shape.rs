@@ -3,6 +3,7 @@
 //! What has another shape is told and read as if it were empty. It doesn't know what a value means.
 
 use super::mistake::Mistake;
+use super::traps;
 use super::yaml::{Item, Key, Tree};
 
 /// Returns the entries of a mapping; null has none.
@@ -11,10 +12,17 @@ pub(super) fn mapping<'a>(tree: &'a Tree, what: &str, out: &mut Vec<Mistake>) ->
         Item::Map(entries) => entries,
         _ if tree.is_null() => &[],
         _ => {
-            out.push(Mistake::new(
-                &tree.at,
-                format!("{what} must be a mapping, not {}", tree.described()),
-            ));
+            if tree.as_text().is_some_and(traps::has_odd_space) {
+                return &[];
+            }
+            let mistake = Mistake::new(&tree.at, format!("{what} must be a mapping, not {}", tree.described()));
+            out.push(match &tree.item {
+                Item::Text(text) if traps::glued(text).is_some() => mistake.help("is a space missing after the `:`?"),
+                Item::List(_) if !tree.at.text().starts_with('[') => {
+                    mistake.help("write `key: value` on each line, without `-`")
+                }
+                _ => mistake,
+            });
             &[]
         }
     }
@@ -37,7 +45,11 @@ pub(super) fn names(tree: &Tree, what: &str, out: &mut Vec<Mistake>) -> Vec<Key>
     let Item::List(items) = &tree.item else {
         if !tree.is_null() {
             let message = format!("{what} must be a list of names, not {}", tree.described());
-            out.push(Mistake::new(&tree.at, message).help(format!("write `[{}]`", tree.at.text().trim())));
+            let mistake = Mistake::new(&tree.at, message);
+            out.push(match &tree.item {
+                Item::Map(_) => mistake,
+                _ => mistake.help(format!("write `[{}]`", tree.at.text().trim())),
+            });
         }
         return Vec::new();
     };
@@ -79,7 +91,7 @@ pub(super) fn is_name(text: &str) -> bool {
 /// Tells about every key that can't be a name.
 pub(super) fn check_names(entries: &[(Key, Tree)], what: &str, out: &mut Vec<Mistake>) {
     for (key, _) in entries.iter().filter(|(key, _)| !is_name(&key.text)) {
-        let message = format!("`{}` can't be the name of a {what}", key.text);
+        let message = format!("`{}` can't be the name of {what}", key.text);
         out.push(
             Mistake::new(&key.at, message).help("a name has letters, digits, `_` and `-`, and begins with a letter"),
         );

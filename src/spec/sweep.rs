@@ -109,7 +109,11 @@ fn read_values(name: &Key, at: &At, out: &mut Vec<Mistake>) -> Option<Vec<Tree>>
         for (start, part) in reference::split(at.text(), ',') {
             let place = at.part(base + start..base + start + part.len());
             if part.is_empty() {
-                out.push(Mistake::new(&place, format!("axis `{}` has an empty value", name.text)));
+                out.push(Mistake::new(
+                    &name.at,
+                    format!("axis `{}` has an empty value", name.text),
+                ));
+                continue;
             }
             items.extend(yaml::scalar(part, &place, out));
         }
@@ -154,7 +158,9 @@ pub(super) fn apply(stages: &mut [Stage], index: &HashMap<String, usize>, sweeps
             continue;
         }
         let depends: Vec<bool> = stages.iter().map(|stage| sweep.varies(stage)).collect();
-        if !depends.contains(&true) {
+        // A `matrix` or `when` that depends on it was told about where it is filled in.
+        let is_told = stages.iter().any(|stage| sweep.reaches_axes(stage));
+        if !depends.contains(&true) && !is_told {
             let message = format!("no stage depends on `{name}`, so there is nothing to sweep");
             out.push(Mistake::new(&sweep.name.at, message));
             continue;
@@ -171,6 +177,12 @@ pub(super) fn apply(stages: &mut [Stage], index: &HashMap<String, usize>, sweeps
 }
 
 impl Sweep {
+    fn reaches_axes(&self, stage: &Stage) -> bool {
+        let On::Param(path) = &self.on else { return false };
+        let mut trees = stage.matrix_tree.iter().chain(&stage.when);
+        trees.any(|tree| stage.home.scope.depends(tree, path))
+    }
+
     fn varies(&self, stage: &Stage) -> bool {
         match &self.on {
             On::Stage(name) => stage.name.0 == *name,

@@ -2,12 +2,12 @@
 //!
 //! It is decided before there are any axes, so that a pipeline has the same stages at every point.
 
+use super::StageName;
 use super::fill::Outcome;
 use super::mistake::{At, Mistake};
 use super::schema::text_of;
 use super::scope::{Point, Scope};
 use super::yaml::{Item, Key, Tree, same};
-use super::{StageName, listed};
 
 /// A stage that does not exist, because its `when` does not hold.
 #[derive(Debug, Clone)]
@@ -30,7 +30,10 @@ pub(super) fn unmet(
 ) -> Option<String> {
     let Item::Map(entries) = &when.item else {
         return match boolean(when, stage, scope, out) {
-            Some(false) => Some(format!("its `when`, `{}`, is false", text_of(&when.to_value()))),
+            Some(false) => Some(match when.as_text() {
+                Some(text) => format!("its `when`, `{text}`, is false"),
+                None => "its `when` is false".to_owned(),
+            }),
             _ => None,
         };
     };
@@ -88,7 +91,7 @@ fn unmet_entry(key: &Key, allowed: &Tree, scope: &Scope, profiles: &[&str], out:
     let wanted = match &wanted[..] {
         [] => "something".to_owned(),
         [one] => format!("`{one}`"),
-        several => format!("one of {}", listed(several)),
+        several => format!("`{}`", several.join("` or `")),
     };
     let is = match value.as_text() {
         Some("") => "nothing".to_owned(),

@@ -1,8 +1,8 @@
 //! YAML text to a tree in which everything has its place: the one parser of pipeline files and of `--set` values.
 //!
-//! It reads YAML 1.2 with the core schema (`1e-4` is a number, `no` and `1_000` are not) and refuses what makes a
-//! pipeline mean something else than it seems to: duplicate keys, anchors, aliases, merge keys, tags, several
-//! documents, and words that YAML 1.1 took for booleans. It doesn't know what a pipeline is.
+//! It reads YAML 1.2 with the core schema (`1e-4` is a number) and refuses what makes a pipeline mean something else than
+//! it seems to: duplicate keys, anchors, aliases, merge keys, tags, several documents, and what other readers of YAML take
+//! for something else (`traps.rs`). It doesn't know what a pipeline is.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,6 +11,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::{Map, Number, Value};
 
 use super::mistake::{At, Mistake};
+use super::traps;
 
 /// Deeper nesting is refused, so that no recursion over a tree can exhaust the stack.
 const MAX_DEPTH: usize = 64;
@@ -143,26 +144,9 @@ pub fn parse(whole: &At, out: &mut Vec<Mistake>) -> Option<Tree> {
                 .offsets
                 .to_bytes(error.marker().index()..error.marker().index() + 1);
             let at = whole.part(whole.bytes().start + at.start..whole.bytes().start + at.end);
-            out.push(broken(&error, &at));
+            out.push(traps::broken(&error, &at));
             None
         }
-    }
-}
-
-fn broken(error: &ScanError, at: &At) -> Mistake {
-    let before = &at.source_text()[..at.bytes().start];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = at.source_text()[line_start..].lines().next().unwrap_or_default();
-    let mistake = Mistake::new(at, format!("broken YAML: {}", error.info()));
-    let indent = &line[..line.len() - line.trim_start().len()];
-    if indent.contains('\t') {
-        mistake.help("indent with spaces; YAML does not allow tabs")
-    } else if error.info().contains("flow") {
-        mistake.help("is a `}` or `]` missing before this?")
-    } else if line.contains("${") {
-        mistake.help("put a text with `${...}` in quotes inside of `{ }` and `[ ]`")
-    } else {
-        mistake
     }
 }
 
@@ -310,7 +294,16 @@ impl<'a> Reader<'a> {
             let key = self.key(event, at, depth)?;
             let Some((event, at)) = self.next()? else { break };
             let value = self.tree(event, at, depth + 1)?;
-            let Some(key) = key else { continue };
+            let Some(mut key) = key else { continue };
+            let mut value = value;
+            if let Some((mistake, name, rest)) = lone_key(&key, &value) {
+                self.out.push(mistake);
+                value = Tree {
+                    item: plain(&rest).unwrap_or(Item::Text(rest)),
+                    at: key.at.clone(),
+                };
+                key.text = name;
+            }
             if seen.insert(key.text.clone()) {
                 entries.push((key, value));
             } else {
@@ -346,10 +339,14 @@ impl<'a> Reader<'a> {
                 .push(Mistake::new(&at, message).help("use `defaults`, `profiles` or `${params.name}`"));
             return Ok(None);
         }
-        Ok(Some(Key {
-            text: text.into_owned(),
-            at,
-        }))
+        let mut text = text.into_owned();
+        if style == ScalarStyle::Plain
+            && let Some((mistake, meant)) = traps::misread_key(&text, &at)
+        {
+            self.out.push(mistake);
+            text = meant;
+        }
+        Ok(Some(Key { text, at }))
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: &At) -> Item {
@@ -358,6 +355,22 @@ impl<'a> Reader<'a> {
         }
         plain_scalar(text, at, self.out)
     }
+}
+
+/// Returns the mistake that what looks like a key without a value was meant to have one, as in `{ count:3 }`, and the
+/// key and the value that were meant.
+fn lone_key(key: &Key, value: &Tree) -> Option<(Mistake, String, String)> {
+    let is_written = matches!(value.at.text(), "null" | "Null" | "NULL" | "~");
+    if !value.is_null() || is_written || key.at.text().starts_with(['"', '\'']) {
+        return None;
+    }
+    let ((name, rest), message) = match traps::glued(&key.text) {
+        Some(parts) => (parts, "a space is missing after the `:`"),
+        None => (key.text.split_once('=')?, "a value follows after `: `, not after `=`"),
+    };
+    let (name, rest) = (name.trim().to_owned(), rest.trim().to_owned());
+    let mistake = Mistake::new(&key.at, message).help(format!("write `{name}: {rest}`"));
+    Some((mistake, name, rest))
 }
 
 /// Reads one scalar that is part of a larger text, at which it is told; what is no scalar is the text that it is.
@@ -382,15 +395,16 @@ pub(super) fn scalar(text: &str, at: &At, out: &mut Vec<Mistake>) -> Option<Tree
 }
 
 fn plain_scalar(text: &str, at: &At, out: &mut Vec<Mistake>) -> Item {
+    let mut text = text;
+    let meant;
+    if let Some((mistake, instead)) = traps::misread(text, at) {
+        out.push(mistake);
+        // Going on with what was meant keeps one slip one mistake.
+        meant = instead;
+        text = &meant;
+    }
     match plain(text) {
-        Ok(item) => {
-            if let (Item::Text(_), Some(boolean)) = (&item, old_boolean(text)) {
-                let message = format!("`{text}` is a boolean to some readers of YAML and a string to others");
-                let help = format!("write `{boolean}` for the boolean, `\"{text}\"` for the string");
-                out.push(Mistake::new(at, message).help(help));
-            }
-            item
-        }
+        Ok(item) => item,
         Err(message) => {
             out.push(Mistake::new(at, message));
             Item::Plain(Value::Null)
@@ -403,15 +417,6 @@ fn extent(start: &At, last: Option<&At>, end: &At) -> At {
     match last {
         Some(last) if end.text().is_empty() => start.to(last),
         _ => start.to(end),
-    }
-}
-
-/// Returns the boolean for which YAML 1.1 took a word.
-fn old_boolean(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "yes" | "on" => Some(true),
-        "no" | "off" => Some(false),
-        _ => None,
     }
 }
 
@@ -435,15 +440,13 @@ fn number(text: &str) -> Result<Option<Number>, String> {
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return Err(format!("`{text}` is not a finite number"));
     }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix)
-            && !digits.is_empty()
-            && digits.chars().all(|c| c.is_digit(radix))
-        {
-            return u64::from_str_radix(digits, radix)
-                .map(|n| Some(n.into()))
-                .map_err(|_| too_large());
-        }
+    if let Some(digits) = text.strip_prefix("0x")
+        && !digits.is_empty()
+        && digits.chars().all(|c| c.is_ascii_hexdigit())
+    {
+        return u64::from_str_radix(digits, 16)
+            .map(|n| Some(n.into()))
+            .map_err(|_| too_large());
     }
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if !unsigned.is_empty() && digits(unsigned) {
@@ -489,8 +492,8 @@ mod tests {
 
     #[test]
     fn scalars_follow_the_core_schema() {
-        let text = "[1, -2, 0x1f, 0o17, 1e-4, 1.5, .5, 2., true, ~, null, 1_000, 0b1, \"1\", 'yes', 1.2.3, 1e, a: b]";
-        let expected = json!([1, -2, 31, 15, 1e-4, 1.5, 0.5, 2.0, true, null, null, "1_000", "0b1", "1", "yes", "1.2.3", "1e", {"a": "b"}]);
+        let text = "[1, -2, 0x1f, 1e-4, 1.5, .5, 2., true, ~, null, \"1\", 'yes', 1.2.3, 1e, a: b]";
+        let expected = json!([1, -2, 31, 1e-4, 1.5, 0.5, 2.0, true, null, null, "1", "yes", "1.2.3", "1e", {"a": "b"}]);
         assert_eq!(read(text), (Some(expected), vec![]));
         assert_eq!(read(""), (Some(Value::Null), vec![]));
         assert_eq!(read("a: 18446744073709551615").0, Some(json!({"a": u64::MAX})));
@@ -503,6 +506,15 @@ mod tests {
             (
                 "a: no",
                 "p:1:4: `no` is a boolean to some readers of YAML and a string to others",
+            ),
+            (
+                "a: 1_000",
+                "p:1:4: `1_000` is a number to some readers of YAML and something else to others",
+            ),
+            ("{a:3}", "p:1:2: a space is missing after the `:`"),
+            (
+                "a:\u{a0}1: 2",
+                "p:1:3: here is a non-breaking space (U+00A0), which YAML takes for a letter",
             ),
             ("a: &x 1", "p:1:7: anchors (`&name`) are not part of the language"),
             ("a: !!str 1", "p:1:10: tags (`!name`) are not part of the language"),
@@ -551,7 +563,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[a:\\-\\[\\]{}&*!|>'\"#%@,? \n\t\u{e9}0-9.]{0,60}") {
+        fn no_text_panics(text in "[a:\\-\\[\\]{}&*!|>'\"#%@,? \n\t\r\u{e9}\u{a0}\u{201c}0-9.$_=\\\\`]{0,60}") {
             read(&text);
         }
     }

@@ -5,6 +5,7 @@ mod compare;
 mod diff;
 mod faults;
 mod graph;
+mod language;
 mod lineage;
 mod mistakes;
 mod plan;

@@ -66,17 +66,66 @@ fixtures!(
     ambiguous,
     anchors,
     axes,
+    axis_draws,
+    axis_forms,
+    axis_points,
+    axis_ranges,
+    axis_unmatched,
+    axis_zips,
     broken_yaml,
+    command,
     cycle,
+    defaults,
     duplicate_key,
+    extends,
+    extends_values,
+    header,
+    include_circle,
+    include_inside,
+    include_items,
+    include_itself,
+    include_missing,
+    include_shape,
     missing,
     missing_file,
+    names,
+    nothing,
+    other_pipelines,
+    points,
+    points_that_are_not,
+    profiles,
     references,
+    resources,
     tab,
     unknown_keys,
     unknown_names,
+    when,
+    when_off,
     wrong_type,
     wrong_values,
+    yaml_after_quote,
+    yaml_at_sign,
+    yaml_block_ends,
+    yaml_byte_order_mark,
+    yaml_closing_bracket,
+    yaml_colon_in_flow,
+    yaml_colon_in_value,
+    yaml_escape,
+    yaml_indentation,
+    yaml_keys,
+    yaml_lists,
+    yaml_no_space,
+    yaml_no_space_in_flow,
+    yaml_numbers,
+    yaml_odd_spaces,
+    yaml_open_bracket,
+    yaml_open_quote,
+    yaml_point_in_flow,
+    yaml_reference_and_colon,
+    yaml_reference_in_flow,
+    yaml_star,
+    yaml_too_deep,
+    yaml_windows,
 );
 
 #[test]
@@ -99,8 +148,43 @@ fn options_are_told_like_files() {
 }
 
 #[test]
+fn sweeps_are_told_like_files() {
+    let sweeps = [
+        "lr",
+        "seed=",
+        "seed=1,1",
+        "sede=1,2",
+        "learning_rate={rnage: [1, 2]}",
+        "stages.sft.with.learning_rate=fast,1e-4",
+        "stages.sft.uses=a,b",
+        "stages.stf.with.seed=1,2",
+        "lr=1e-4,no",
+    ];
+    let args: Vec<&str> = sweeps.iter().flat_map(|sweep| ["--sweep", *sweep]).collect();
+    insta::assert_snapshot!(told(&[&["plan", "../keys.yaml"][..], &args].concat()));
+    let twice = ["--sweep", "lr=1e-4,2e-4", "--sweep", "stages.sft.with.lr=1,2"];
+    insta::assert_snapshot!(told(&[&["plan", "../keys.yaml"][..], &twice].concat()));
+    insta::assert_snapshot!(told(&["plan", "../keys.yaml", "--sweep", "seed=1,2"]));
+    insta::assert_snapshot!(told(&[
+        "plan",
+        "../grid.yaml",
+        "--sweep",
+        "seeds=1,2",
+        "--sweep",
+        "unused=1,2"
+    ]));
+    insta::assert_snapshot!(told(&[
+        "plan",
+        "../keys.yaml",
+        "--sweep",
+        "stages.sft.with.learning_rate=0,1e-4"
+    ]));
+}
+
+#[test]
 fn a_pipeline_that_is_not_there_is_told() {
-    insta::assert_snapshot!(told(&["plan", "nothing.yaml"]));
+    insta::assert_snapshot!(told(&["plan", "noting.yaml"]));
+    insta::assert_snapshot!(told(&["plan", "absent/p.yaml"]));
 }
 
 #[test]
