@@ -30,6 +30,8 @@ pub struct Graph {
     pub file: PathBuf,
     /// The dependencies: one graph node per node, with the same index; edges lead from producer to consumer, one each.
     pub dag: DiGraph<(), ()>,
+    /// The stages that don't exist, and why.
+    pub(super) off: Vec<(String, String)>,
     pub(super) values: Values,
     pub(super) stages: Vec<StageNodes>,
     /// The recipe keys of all nodes, each node after those it depends on.
@@ -70,6 +72,7 @@ impl Graph {
             pipeline,
             file,
             dag: DiGraph::new(),
+            off: Vec::new(),
             values: Values::default(),
             stages: Vec::new(),
             keys: Vec::new(),

@@ -15,6 +15,14 @@ pub enum SelectError {
         /// The nearest name.
         nearest: Option<String>,
     },
+    /// The stage exists only under a condition, which doesn't hold.
+    #[error("stage `{stage}` does not exist now: {reason}")]
+    Off {
+        /// The stage.
+        stage: String,
+        /// Why.
+        reason: String,
+    },
     /// Several nodes match.
     #[error("`{text}` names {num} nodes, such as {}", examples.join(" and "))]
     Several {
@@ -115,6 +123,13 @@ impl Graph {
     }
 
     fn unknown(&self, text: &str) -> SelectError {
+        let stage = text.split('[').next().unwrap_or_default().trim();
+        if let Some((stage, reason)) = self.off.iter().find(|(name, _)| name == stage) {
+            return SelectError::Off {
+                stage: stage.clone(),
+                reason: reason.clone(),
+            };
+        }
         // Of a large sweep the names of the stages have to do.
         const MANY: usize = 10_000;
         let stages = self.stages.iter().map(|stage| stage.name.0.clone());

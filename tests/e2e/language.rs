@@ -414,3 +414,17 @@ proptest! {
         prop_assert_eq!(&plan(&project, &[]), &expected);
     }
 }
+
+#[test]
+fn a_selection_of_a_stage_that_is_off_is_told_why() {
+    let project = Project::new(
+        "volvelle: 1\nparams: { with_grpo: false }\nstages:\n  sft: { uses: command, outputs: { out: text }, with: { run: \"echo x > ${outputs.out}\" } }\n  grpo: { when: \"${params.with_grpo}\", uses: command, needs: { x: sft.out }, outputs: { out: text }, with: { run: \"cp ${inputs.x} ${outputs.out}\" } }\n",
+    );
+    let ended = project.volvelle(&["run", "p.yaml", "--only", "grpo[seed=1]"]);
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(
+        ended.stderr.trim(),
+        "error: stage `grpo` does not exist now: its `when`, `${params.with_grpo}`, is false"
+    );
+    assert_eq!(project.run(&["--set", "with_grpo=true", "--until", "grpo"]).len(), 2);
+}
