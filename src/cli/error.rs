@@ -3,6 +3,7 @@
 //! 0: done. 1: a node failed, or the machine did. 2: the pipeline or the command line is wrong. 130: interrupted.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Output;
@@ -38,19 +39,39 @@ pub enum CliError {
     /// What was asked for does not exist yet.
     #[error("{0}")]
     Absent(String),
+    /// A file that was asked for can't be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// Standard output can't be written.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
 }
 
 impl CliError {
+    /// Returns what makes an error of one that came while writing a file.
+    pub(super) fn writing(path: &Path) -> impl FnOnce(io::Error) -> CliError {
+        move |source| CliError::Write {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
     fn code(&self) -> u8 {
         match self {
             CliError::Mistakes(_)
             | CliError::Select(_)
             | CliError::Usage(_)
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
-            CliError::Run(_) | CliError::Store(_) | CliError::NodesFailed | CliError::Absent(_) => 1,
+            CliError::Run(_)
+            | CliError::Store(_)
+            | CliError::NodesFailed
+            | CliError::Absent(_)
+            | CliError::Write { .. } => 1,
             CliError::Interrupted => 130,
             // Whoever read our output has seen enough, as `head` does.
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,

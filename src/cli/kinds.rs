@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{CliError, Global, Output};
 use crate::report;
-use crate::spec::kind::{Kind, Provider};
+use crate::spec::kind::{Catalog, Kind, Provider};
 use crate::spec::{Class, Mistakes, Schema, choices, nearest, plugin, text_of};
 
 /// Arguments of `kinds`.
@@ -21,18 +21,11 @@ pub struct KindsArgs {
 }
 
 pub(super) fn run(args: &KindsArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let here = std::env::current_dir().unwrap_or_else(|_| Path::new(".").to_path_buf());
-    let mut mistakes = Vec::new();
-    let catalog = plugin::catalog(&global.plugin_dirs(), &here, &mut mistakes);
-    Mistakes::check(mistakes)?;
+    let catalog = catalog(global)?;
     let Some(name) = &args.name else {
         let kinds: Vec<&Kind> = catalog.iter().map(|kind| &**kind).collect();
         list(&kinds, args.json, output)?;
-        if let Err(flawed) = Mistakes::check(catalog.flawed) {
-            output.flush()?;
-            output.error_text(&flawed.render(output.error_paint().color, output.width()));
-        }
-        return Ok(());
+        return tell_flawed(catalog, output);
     };
     let Some(kind) = catalog.get(name) else {
         let near = nearest(name, catalog.iter().map(|kind| kind.name.as_str()));
@@ -44,6 +37,24 @@ pub(super) fn run(args: &KindsArgs, global: &Global, output: &mut Output) -> Res
     } else {
         describe(kind, output)
     }
+}
+
+/// Returns the kinds that can be used in the current folder.
+pub(super) fn catalog(global: &Global) -> Result<Catalog, CliError> {
+    let here = std::env::current_dir().unwrap_or_else(|_| Path::new(".").to_path_buf());
+    let mut mistakes = Vec::new();
+    let catalog = plugin::catalog(&global.plugin_dirs(), &here, &mut mistakes);
+    Mistakes::check(mistakes)?;
+    Ok(catalog)
+}
+
+/// Tells about plugins that can't be used, below what was printed.
+pub(super) fn tell_flawed(catalog: Catalog, output: &mut Output) -> Result<(), CliError> {
+    if let Err(flawed) = Mistakes::check(catalog.flawed) {
+        output.flush()?;
+        output.error_text(&flawed.render(output.error_paint().color, output.width()));
+    }
+    Ok(())
 }
 
 fn list(kinds: &[&Kind], json: bool, output: &mut Output) -> Result<(), CliError> {

@@ -4,9 +4,11 @@
 //! in `error` alone.
 
 mod compare;
+mod completions;
 mod diff;
 mod error;
 mod graph;
+mod init;
 mod kinds;
 mod lineage;
 mod locate;
@@ -18,6 +20,7 @@ mod progress;
 mod revision;
 mod run;
 mod runs;
+mod schema;
 mod show;
 mod status;
 mod watch;
@@ -26,7 +29,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exec::RunOptions;
 use crate::graph::{self as pipeline_graph, Graph};
@@ -137,6 +140,14 @@ enum Command {
     Watch(watch::WatchArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
+    /// Write a commented pipeline to begin with
+    Init(init::InitArgs),
+    /// Print a JSON Schema of pipelines, for editors
+    Schema(schema::SchemaArgs),
+    /// Print a script that makes a shell complete commands, options and names of the pipeline
+    Completions(completions::CompletionsArgs),
+    #[command(name = "__complete", hide = true)]
+    Complete(completions::CompleteArgs),
 }
 
 impl Global {
@@ -179,7 +190,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    start_tracing(cli.global.verbose);
+    // Nothing may be written into the prompt where a shell asks for completions.
+    if !matches!(cli.command, Command::Complete(_)) {
+        start_tracing(cli.global.verbose);
+    }
     error::install_panic_message();
     let mut output = Output::new(cli.global.no_color);
     let result = dispatch(&cli.command, &cli.global, &mut output);
@@ -202,6 +216,10 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Graph(args) => graph::run(args, global, output),
         Command::Watch(args) => watch::run(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),
+        Command::Init(args) => init::run(args, global, output),
+        Command::Schema(args) => schema::run(args, global, output),
+        Command::Completions(args) => completions::run(args, output),
+        Command::Complete(args) => completions::answer(args, Cli::command(), output),
     }
 }
 

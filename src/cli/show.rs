@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{CliError, Global, Output, PipelineArgs, status};
 use crate::digest::RecipeKey;
 use crate::graph::Graph;
 use crate::inspect::Listing;
 use crate::report;
-use crate::store::{Artifact, Record, RunFolder, Store};
+use crate::store::{Artifact, Manifest, Record, RunFolder, Store, TreeFile};
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
@@ -193,20 +193,48 @@ fn show_output(
     if args.path {
         return output.line(&store.readable_path(artifact, subpath)?.display().to_string());
     }
-    match (store.read_file(artifact, subpath)?, args.json) {
-        (Some(bytes), _) => output.bytes(&bytes),
-        (None, true) => output.json(&json!(store.manifest(artifact)?)),
-        (None, false) => {
+    if args.json {
+        return output.json(&output_json(store, artifact, subpath)?);
+    }
+    match store.read_file(artifact, subpath)? {
+        Some(bytes) => output.bytes(&bytes),
+        None => {
             let manifest = store.manifest(artifact)?;
-            let files = manifest.iter().flat_map(|manifest| &manifest.files);
-            let inside = |path: &str| subpath.is_none_or(|subpath| path.starts_with(subpath.trim_end_matches('/')));
-            let rows: Vec<Vec<String>> = files
-                .filter(|file| inside(&file.path))
-                .map(|file| vec![file.path.clone(), report::bytes(file.size), file.digest.short()])
-                .collect();
+            let row = |file: &TreeFile| vec![file.path.clone(), report::bytes(file.size), file.digest.short()];
+            let rows: Vec<Vec<String>> = inside(manifest.as_ref(), subpath).map(row).collect();
             output.text(&report::table(&rows))
         }
     }
+}
+
+/// Returns what an output, or a part of one, is: its digest, its size, and the files of a folder.
+fn output_json(store: &Store, artifact: &Artifact, subpath: Option<&str>) -> Result<Value, CliError> {
+    let digest = store.digest_at(artifact, subpath)?;
+    let manifest = store.manifest(artifact)?;
+    let files: Vec<&TreeFile> = inside(manifest.as_ref(), subpath).collect();
+    Ok(match files[..] {
+        [] => json!({"digest": digest, "size_bytes": artifact.size_bytes}),
+        [only] if Some(only.path.as_str()) == subpath => json!({"digest": digest, "size_bytes": only.size}),
+        _ => {
+            let size_bytes: u64 = files.iter().map(|file| file.size).sum();
+            json!({"digest": digest, "size_bytes": size_bytes, "files": files})
+        }
+    })
+}
+
+/// Returns the files of a folder that are, or lie below, a path in it.
+fn inside<'a>(manifest: Option<&'a Manifest>, subpath: Option<&'a str>) -> impl Iterator<Item = &'a TreeFile> {
+    let is_inside = move |file: &&TreeFile| match subpath.map(|subpath| subpath.trim_end_matches('/')) {
+        Some(subpath) => {
+            let rest = file.path.strip_prefix(subpath);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+        None => true,
+    };
+    manifest
+        .into_iter()
+        .flat_map(|manifest| &manifest.files)
+        .filter(is_inside)
 }
 
 #[cfg(test)]

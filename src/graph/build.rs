@@ -38,7 +38,10 @@ pub fn build(pipeline: &Pipeline, cache: Option<&dyn DigestCache>) -> Result<Gra
     }
     Mistakes::check(builder.out)?;
     builder.graph.connect();
-    let off = pipeline.off.iter().map(|off| (off.name.to_string(), off.reason.clone()));
+    let off = pipeline
+        .off
+        .iter()
+        .map(|off| (off.name.to_string(), off.reason.clone()));
     builder.graph.off = off.collect();
     Ok(builder.graph)
 }

@@ -168,7 +168,7 @@ pub(super) fn parse(preimage: &str) -> Value {
 }
 
 /// Returns how an axis value is written in the name of a node.
-pub(super) fn axis_text(value: &Value) -> String {
+pub fn axis_text(value: &Value) -> String {
     let plain = |c: char| c.is_alphanumeric() || "._-+/:@ ".contains(c);
     match value {
         Value::String(text) if !text.is_empty() && text.chars().all(plain) && !reads_as_other(text) => text.clone(),

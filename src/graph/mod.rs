@@ -21,5 +21,6 @@ mod tests;
 
 pub use build::build;
 pub use graph::{Graph, InputView, Item, StageView};
+pub use key::axis_text;
 pub use model::{Axes, InputItem, Node, NodeId, NodeInput, Output, Resources, StageName, Worker};
 pub use select::SelectError;

@@ -25,7 +25,7 @@ pub(super) enum Param {
     /// The same at every point.
     Fixed(Checked),
     /// A string with coordinates in it.
-    Text { pieces: Vec<Piece>, in_key: bool },
+    Text { pieces: Pieces, in_key: bool },
     /// Anything else that depends on the axes.
     ByAxes(ByAxes<Checked>),
 }
@@ -39,15 +39,39 @@ pub(super) struct Checked {
     pub identity: Option<Box<str>>,
 }
 
+/// A text cut at its coordinates.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    pieces: Vec<Piece>,
+    /// Whether a second filling in follows, so that what looks like a reference must not become one.
+    deferred: bool,
+}
+
 /// A piece of a text.
 #[derive(Debug)]
-pub(super) enum Piece {
+enum Piece {
+    /// What stands between coordinates; where a second filling in follows, with the references for it.
     Literal(Box<str>),
-    /// The coordinate in this column; with `escaped`, a second filling in follows.
-    Axis {
-        column: usize,
-        escaped: bool,
-    },
+    /// The coordinate in this column.
+    Axis(usize),
+}
+
+impl Pieces {
+    /// Appends the text at a point to one that is empty.
+    fn push(&self, out: &mut String, point: &[u32], values: &Values) {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) if self.deferred => template::push_template(out, text),
+                Piece::Literal(text) => out.push_str(text),
+                Piece::Axis(column) => match &values.tree(point[*column]).item {
+                    Item::Text(text) if self.deferred => template::push_text(out, text),
+                    Item::Text(text) => out.push_str(text),
+                    // Of a plain value the canonical text is the one that people write.
+                    _ => out.push_str(values.canonical(point[*column])),
+                },
+            }
+        }
+    }
 }
 
 /// Something that depends on some of the axes, worked out for each combination that there is.
@@ -100,7 +124,7 @@ impl Param {
             Param::ByAxes(by_axes) => by_axes.at(point).value.clone(),
             Param::Text { pieces, .. } => {
                 let mut text = String::new();
-                push_text(&mut text, pieces, point, values);
+                pieces.push(&mut text, point, values);
                 Value::String(text)
             }
         }
@@ -138,7 +162,7 @@ impl Param {
             Param::Text { in_key: false, .. } => None,
             Param::Text { pieces, .. } => {
                 scratch.clear();
-                push_text(scratch, pieces, point, values);
+                pieces.push(scratch, point, values);
                 out.push_str(name);
                 canonical::push_string(out, scratch);
                 return true;
@@ -149,20 +173,6 @@ impl Param {
             out.push_str(identity);
         }
         identity.is_some()
-    }
-}
-
-fn push_text(out: &mut String, pieces: &[Piece], point: &[u32], values: &Values) {
-    for piece in pieces {
-        match piece {
-            Piece::Literal(text) => out.push_str(text),
-            Piece::Axis { column, escaped } => match &values.tree(point[*column]).item {
-                Item::Text(text) if *escaped && text.contains("${") => out.push_str(&text.replace("${", "$${")),
-                Item::Text(text) => out.push_str(text),
-                // Of a plain value the canonical text is the one that people write.
-                _ => out.push_str(values.canonical(point[*column])),
-            },
-        }
     }
 }
 
@@ -244,7 +254,7 @@ impl AtPoints<'_> {
     /// Cuts a text at its coordinates, if all that is asked of it is to be a string.
     ///
     /// It is filled in once, as any text is, with a mark for each coordinate.
-    fn pieces(&self, tree: &Tree, schema: &Schema) -> Option<Vec<Piece>> {
+    fn pieces(&self, tree: &Tree, schema: &Schema) -> Option<Pieces> {
         let is_plain_string = schema.values.is_empty()
             && schema.format.is_none()
             && (schema.types.is_empty() || schema.types.contains(&Type::String))
@@ -279,9 +289,7 @@ impl AtPoints<'_> {
             let literal = match part.split_once(MARK[1]).filter(|_| idx > 0) {
                 None => part,
                 Some((column, rest)) => {
-                    let column = column.parse().ok()?;
-                    let escaped = schema.deferred;
-                    pieces.push(Piece::Axis { column, escaped });
+                    pieces.push(Piece::Axis(column.parse().ok()?));
                     rest
                 }
             };
@@ -289,6 +297,9 @@ impl AtPoints<'_> {
                 pieces.push(Piece::Literal(literal.into()));
             }
         }
-        Some(pieces)
+        Some(Pieces {
+            pieces,
+            deferred: schema.deferred,
+        })
     }
 }

@@ -56,6 +56,28 @@ fn mistakes(text: &str) -> Vec<String> {
     mistakes.iter().map(|mistake| mistake.message.clone()).collect()
 }
 
+#[test]
+fn a_coordinate_that_ends_in_a_dollar_stays_apart_from_what_follows() {
+    let command = r#"volvelle: 1
+params: { e: "" }
+stages:
+  d: { uses: demo.data }
+  c:
+    uses: command
+    needs: { a: d.train }
+    matrix: { x: ["$", "{z}", a$$], y: ["$", "", "{q}", "$${z}"] }
+    with: { run: "${matrix.x}${matrix.y}${inputs.a} ${matrix.y}${params.e}{HOME} ${matrix.x}${matrix.y}" }
+"#;
+    let graph = graph(command, &[]);
+    for idx in graph.select_all("c").expect("a stage") {
+        let node = graph.node(idx);
+        let [x, y] = ["x", "y"].map(|axis| node.axes[axis].as_str().expect("a text"));
+        let run = node.params["run"].as_str().expect("a text");
+        let filled = crate::spec::template::substitute(run, |name| (name == "inputs.a").then(|| "A".to_owned()));
+        assert_eq!(filled, Ok(format!("{x}{y}A {y}{{HOME}} {x}{y}")), "{run}");
+    }
+}
+
 fn ids(graph: &Graph) -> Vec<String> {
     (0..graph.len()).map(|idx| graph.id(idx).0).collect()
 }

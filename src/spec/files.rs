@@ -4,6 +4,7 @@
 //! file is shown there, and a path in it is relative to its own folder.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::document;
@@ -15,11 +16,16 @@ use super::yaml::{self, Item, Tree};
 /// Files that include each other further than this are refused, so that no chain can exhaust the stack.
 const MAX_CHAIN: usize = 64;
 
+/// Larger files are no pipelines that a person or a script wrote.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// All files that were read.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     /// Their paths, absolute, in the order they were first asked for, those that can't be read among them.
     pub paths: Vec<PathBuf>,
+    /// A text that stands for the first file; no other is read then.
+    only: Option<String>,
     /// By real path: what a file says with its includes; `None` if something is wrong with it.
     trees: HashMap<PathBuf, Option<Tree>>,
     /// The files whose includes are being read, outermost first: real path and name.
@@ -27,6 +33,14 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Returns what reads `text` in place of the first file, and no other.
+    pub fn only(text: &str) -> Files {
+        Files {
+            only: Some(text.to_owned()),
+            ..Files::default()
+        }
+    }
+
     /// Reads the file `path`, which messages call `name`, and all that it includes; `None` after telling `out` what is
     /// wrong with any of them.
     ///
@@ -71,7 +85,15 @@ impl Files {
             .parent()
             .map(Path::to_path_buf)
             .unwrap_or_default();
-        let text = match read_text(path, name, asked) {
+        let text = match (&self.only, asked) {
+            (Some(text), None) => Ok(text.clone()),
+            (Some(_), Some(at)) => {
+                let message = format!("can't read `{name}`: this pipeline is a text on its own, without files");
+                Err(Mistake::new(at, message))
+            }
+            (None, _) => read_text(path, name, asked),
+        };
+        let text = match text {
             Ok(text) => text,
             Err(mistake) => {
                 out.push(mistake);
@@ -130,7 +152,7 @@ fn read_text(path: &Path, name: &str, asked: Option<&At>) -> Result<String, Mist
         Some(at) => Mistake::new(at, format!("can't read `{name}`: {why}")),
         None => Mistake::nowhere(format!("can't read the pipeline {name}: {why}")),
     };
-    let bytes = std::fs::read(path).map_err(|error| match (error.kind(), asked) {
+    let unreadable = |error: std::io::Error| match (error.kind(), asked) {
         (std::io::ErrorKind::NotFound, Some(at)) => {
             let text = at.text().trim_matches(['"', '\'']);
             paths::missing(mistake("there is no such file"), path, text)
@@ -140,7 +162,28 @@ fn read_text(path: &Path, name: &str, asked: Option<&At>) -> Result<String, Mist
             None => mistake("there is no such file"),
         },
         _ => mistake(&error.to_string()),
-    })?;
+    };
+    // To open a pipe is to wait for its writer, and a device has no end. Only who runs a pipeline may give it as a pipe.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(mistake("it is a folder"));
+    }
+    if asked.is_some() && !metadata.is_file() {
+        return Err(mistake("it is no ordinary file"));
+    }
+    let too_large = || {
+        let why = format!("it is larger than {} MiB", MAX_BYTES >> 20);
+        mistake(&why).help("a pipeline names large data by its path")
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_large());
+    }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         Err(error) => {

@@ -38,25 +38,52 @@ struct Loader<'a> {
 /// # Errors
 /// The file, or one that it includes, can't be read or is not YAML. All other mistakes are in the pipeline.
 pub fn load(file: &Path, options: &Options) -> Result<Pipeline, Mistakes> {
-    let mut loader = Loader {
-        options,
-        files: Files::default(),
-        units: Vec::new(),
-        by_path: HashMap::new(),
-        chain: Vec::new(),
-        catalogs: HashMap::new(),
-        out: Vec::new(),
-    };
-    if loader.unit(file, &shown(file), None).is_none() {
-        Mistakes::check(loader.out)?;
-        return Err(Mistake::nowhere(format!("can't read the pipeline {}", shown(file))).into());
-    }
-    loader.drop_off();
-    loader.check();
-    Ok(loader.join(file))
+    Loader::new(options, Files::default()).pipeline(file, &shown(file))
 }
 
-impl Loader<'_> {
+/// Reads a pipeline from its text as if it were the file `name` in the folder `dir`, with kinds that are given. For tests
+/// and fuzzing: no file is read, so that what it includes is refused, and no plugin is looked for.
+///
+/// # Errors
+/// The text is not YAML. All other mistakes are in the pipeline.
+pub fn load_text(
+    name: &str,
+    text: &str,
+    dir: &Path,
+    options: &Options,
+    catalog: Catalog,
+) -> Result<Pipeline, Mistakes> {
+    let mut loader = Loader::new(options, Files::only(text));
+    let file = dir.join(name);
+    let dir = paths::absolute(&file).parent().map(Path::to_path_buf);
+    loader.catalogs.insert(dir.unwrap_or_default(), Arc::new(catalog));
+    loader.pipeline(&file, name)
+}
+
+impl<'a> Loader<'a> {
+    fn new(options: &'a Options, files: Files) -> Loader<'a> {
+        Loader {
+            options,
+            files,
+            units: Vec::new(),
+            by_path: HashMap::new(),
+            chain: Vec::new(),
+            catalogs: HashMap::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Reads the pipeline `file`, which messages call `name`.
+    fn pipeline(mut self, file: &Path, name: &str) -> Result<Pipeline, Mistakes> {
+        if self.unit(file, name, None).is_none() {
+            Mistakes::check(self.out)?;
+            return Err(Mistake::nowhere(format!("can't read the pipeline {name}")).into());
+        }
+        self.drop_off();
+        self.check();
+        Ok(self.join(file))
+    }
+
     /// Reads a pipeline file and all that it refers to; `None` after telling what is wrong with the file itself.
     fn unit(&mut self, path: &Path, name: &str, asked: Option<&At>) -> Option<UnitIdx> {
         let place = paths::absolute(path);
@@ -242,6 +269,8 @@ impl Loader<'_> {
             file: file.to_path_buf(),
             files: self.files.paths,
             name: unit.name.take().or(stem).unwrap_or_default(),
+            profiles: std::mem::take(&mut unit.profiles),
+            home: unit.home.clone(),
             stages,
             off: std::mem::take(&mut unit.off),
             catalog: self.catalogs.remove(&dir).unwrap_or_default(),

@@ -14,6 +14,7 @@ mod fields;
 mod files;
 mod fill;
 mod home;
+mod json_schema;
 pub mod kind;
 mod load;
 mod matrix;
@@ -46,12 +47,13 @@ use serde::{Deserialize, Serialize};
 pub use document::Stage;
 pub use fill::Outcome;
 pub use home::Home;
-pub use load::load;
+pub use json_schema::json_schema;
+pub use load::{load, load_text};
 pub use matrix::{Axis, Matrix};
 pub use mistake::{At, Mistake, Mistakes, listed, nearest, shown};
 pub use reference::{Need, Reference};
 pub use resources::Resources;
-pub use schema::{Class, Schema, Type, choices, text_of};
+pub use schema::{Additional, Class, Schema, Type, choices, text_of};
 pub use scope::{Point, Scope};
 pub use when::Off;
 pub use yaml::{Item, Key, Tree};
@@ -91,6 +93,10 @@ pub struct Pipeline {
     pub files: Vec<PathBuf>,
     /// The name; that of the file if it gives none.
     pub name: String,
+    /// The names of the profiles.
+    pub profiles: Vec<String>,
+    /// What the stages of the file share.
+    pub home: Arc<Home>,
     /// The stages in the order they were written, after those of other pipelines.
     pub stages: Vec<Stage>,
     /// The stages of the file that don't exist, because of their `when`.

@@ -13,13 +13,15 @@ const SECTIONS: [&str; 4] = ["params", "stages", "templates", "defaults"];
 /// Merges a profile's `params` and `defaults` into the pipeline.
 pub fn apply_profile(root: &mut Tree, name: &str, out: &mut Vec<Mistake>) {
     let profiles = root.get("profiles").cloned();
-    let names: Vec<&str> = match profiles.as_ref().map(|profiles| &profiles.item) {
-        Some(Item::Map(entries)) => entries.iter().map(|(key, _)| key.text.as_str()).collect(),
-        _ => Vec::new(),
-    };
+    let names = profile_names(root);
     let Some(profile) = profiles.as_ref().and_then(|profiles| profiles.get(name)) else {
         let message = format!("there is no profile `{name}`");
-        let mistake = Mistake::unknown(&At::whole("--profile", name), message, name, names.iter().copied());
+        let mistake = Mistake::unknown(
+            &At::whole("--profile", name),
+            message,
+            name,
+            names.iter().map(String::as_str),
+        );
         out.push(if names.is_empty() {
             mistake.help("the pipeline has no `profiles`")
         } else {
@@ -32,6 +34,14 @@ pub fn apply_profile(root: &mut Tree, name: &str, out: &mut Vec<Mistake>) {
             // That every profile sets what there is has been checked.
             merge::lay(section_mut(root, section, &over.at), over, Level::Other);
         }
+    }
+}
+
+/// Returns the names of the profiles that a pipeline has.
+pub fn profile_names(root: &Tree) -> Vec<String> {
+    match root.get("profiles").map(|profiles| &profiles.item) {
+        Some(Item::Map(entries)) => entries.iter().map(|(key, _)| key.text.clone()).collect(),
+        _ => Vec::new(),
     }
 }
 

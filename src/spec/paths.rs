@@ -24,7 +24,8 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
     lexical(&std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
 }
 
-/// Returns how `path` is written from the folder `from`; both are absolute.
+/// Returns how `path` is written from the folder `from`; both are absolute. Where they share nothing but the root, the
+/// whole path says more.
 pub(super) fn relative(path: &Path, from: &Path) -> String {
     let (path, from) = (lexical(path), lexical(from));
     let common = path
@@ -32,6 +33,9 @@ pub(super) fn relative(path: &Path, from: &Path) -> String {
         .zip(from.components())
         .take_while(|(a, b)| a == b)
         .count();
+    if common < 2 {
+        return path.display().to_string();
+    }
     let up = from.components().skip(common).map(|_| Component::ParentDir);
     let relative: PathBuf = up.chain(path.components().skip(common)).collect();
     relative.display().to_string()
@@ -94,7 +98,7 @@ mod tests {
             ("/a/b/c.yaml", "/a/b", "c.yaml"),
             ("/a/b/../d/c.yaml", "/a/b/", "../d/c.yaml"),
             ("/a/./b/x/c.yaml", "/a/b", "x/c.yaml"),
-            ("/c.yaml", "/a/b", "../../c.yaml"),
+            ("/c.yaml", "/a/b", "/c.yaml"),
         ] {
             assert_eq!(relative(Path::new(path), Path::new(from)), expected);
         }

@@ -78,6 +78,13 @@ impl Scope {
         scope
     }
 
+    /// Returns the dotted names of all parameters, of mappings as well as of what is in them, in order.
+    pub fn param_names(&self) -> Vec<String> {
+        let mut names = dotted(&self.params);
+        names.sort_unstable();
+        names
+    }
+
     /// Returns a value with its references filled in.
     ///
     /// With `deferred`, references to what is known only when a worker starts stay as they are.
@@ -345,6 +352,30 @@ mod tests {
     }
 
     #[test]
+    fn a_dollar_before_what_the_worker_fills_in_stays_a_dollar() {
+        let params = "{d: $, two: $$, e: '', b: '{b}'}";
+        for (text, expected) in [
+            ("${params.d}${inputs.a}", "$A"),
+            ("${params.two}${params.e}${inputs.a}", "$$A"),
+            ("${$}${inputs.a}${$}", "$A$"),
+            ("${params.d}{HOME}", "${HOME}"),
+            ("${params.two}${params.b} ${$}{HOME}", "$${b} ${HOME}"),
+            ("${params.d}$${HOME}", "$${HOME}"),
+            ("$${$} ${params.d}x", "${$} $x"),
+        ] {
+            let filled = filled(params, &format!("'{text}'"), true).expect(text);
+            let filled = filled.as_str().expect("a text");
+            let name = |name: &str| (name == "inputs.a").then(|| "A".to_owned());
+            assert_eq!(
+                crate::spec::template::substitute(filled, name).as_deref(),
+                Ok(expected),
+                "{text} as {filled}"
+            );
+        }
+        assert_eq!(filled(params, "'${$}{params.d}'", false), Ok(json!("${params.d}")));
+    }
+
+    #[test]
     fn circles_and_unknown_names_are_told() {
         for (params, text, message) in [
             (
@@ -382,6 +413,26 @@ mod tests {
                 "{params} {text}"
             );
         }
+    }
+
+    #[test]
+    fn parameters_that_double_each_other_are_refused_before_they_fill_the_memory() {
+        for (first, next) in [
+            ("x", "'${params.P}${params.P}'"),
+            ("[1]", "['${params.P}', '${params.P}']"),
+        ] {
+            let double = |i: usize| format!("p{}: {}", i + 1, next.replace('P', &format!("p{i}")));
+            let params: Vec<String> = (0..60).map(double).collect();
+            let messages = filled(&format!("p0: {first}\n{}", params.join("\n")), "x", false).expect_err("too large");
+            assert!(
+                messages[0].ends_with("filled in, this is larger than 4 MiB"),
+                "{messages:?}"
+            );
+            assert_eq!(messages.len(), 1, "told once");
+        }
+        let text = format!("'{}'", "${params.a}".repeat(3000));
+        let messages = filled(&format!("a: {}", "x".repeat(2000)), &text, true).expect_err("too large");
+        assert_eq!(messages.len(), 1, "{messages:?}");
     }
 
     #[test]

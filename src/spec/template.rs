@@ -1,8 +1,11 @@
 //! Texts with `${...}` in them: cutting them up, filling them in, quoting for a shell.
 //!
 //! A reference is a dotted name, as `${params.seed}`, perhaps with a default, as `${params.seed:-7}`; `$${` stands for
-//! the two characters `${`. It doesn't know what a name refers to: pipelines fill in parameters and axes, and the start
+//! the two characters `${`, and `${$}` for a dollar, which can stand before a reference. It doesn't know what a name refers to: pipelines fill in parameters and axes, and the start
 //! of a command its inputs and outputs.
+
+/// How a dollar is written before a reference.
+const DOLLAR: &str = "${$}";
 
 /// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,11 @@ pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
             continue;
         }
         plain.push_str(&rest[..idx]);
+        if let Some(behind) = rest[idx..].strip_prefix(DOLLAR) {
+            plain.push('$');
+            rest = behind;
+            continue;
+        }
         let inside = &rest[idx + 2..];
         let end = inside.find('}').ok_or(TemplateError::Unclosed)?;
         let (name, default) = match inside[..end].split_once(":-") {
@@ -109,6 +117,27 @@ pub fn substitute(text: &str, mut value_of: impl FnMut(&str) -> Option<String>) 
         }
     }
     Ok(out)
+}
+
+/// Appends to a text with references what stands for itself, however it looks.
+pub fn push_text(out: &mut String, text: &str) {
+    match text.contains("${") {
+        true => push_template(out, &text.replace("${", "$${")),
+        false => push_template(out, text),
+    }
+}
+
+/// Appends to a text with references another one, so that what each is filled in with stays the same.
+pub fn push_template(out: &mut String, template: &str) {
+    let text_len = out.trim_end_matches('$').len();
+    let num_dollars = out.len() - text_len;
+    if template.starts_with("${") {
+        out.truncate(text_len);
+        out.push_str(&DOLLAR.repeat(num_dollars));
+    } else if template.starts_with('{') && num_dollars > 0 {
+        out.push('$');
+    }
+    out.push_str(template);
 }
 
 /// Returns the text as one word of a POSIX shell.
@@ -167,7 +196,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_dollar_can_stand_before_a_reference() {
+        let parts = [Part::Text("5$".into()), Part::Reference("params.x".into())];
+        assert_eq!(parse("5${$}${params.x}").as_deref(), Ok(&parts[..]));
+        assert_eq!(parse("$${$} ${$}{a}"), Ok(vec![Part::Text("${$} ${a}".into())]));
+    }
+
     proptest! {
+        #[test]
+        fn what_is_put_together_is_filled_in_piece_by_piece(
+            pieces in proptest::collection::vec(("[$a{}]{0,4}", proptest::bool::ANY), 0..6),
+        ) {
+            let mut text = String::new();
+            let mut expected = String::new();
+            for (piece, is_reference) in &pieces {
+                if *is_reference {
+                    push_template(&mut text, "${x}");
+                    expected.push('X');
+                } else {
+                    push_text(&mut text, piece);
+                    expected.push_str(piece);
+                }
+            }
+            let filled = substitute(&text, |name| (name == "x").then(|| "X".to_owned()));
+            prop_assert_eq!(filled, Ok(expected), "{}", text);
+        }
+
         #[test]
         fn no_text_panics_and_texts_without_references_stay(text in "[$a{}. ]{0,12}") {
             if let Ok(parts) = parse(&text)

@@ -13,7 +13,7 @@ use super::matrix::Matrix;
 use super::mistake::Mistake;
 use super::scope::Scope;
 use super::when::{self, Off};
-use super::yaml::{Item, Tree};
+use super::yaml::Tree;
 use super::{check, extends, overrides, sweep};
 
 /// What the command line changes in one pipeline file.
@@ -33,6 +33,8 @@ pub(super) struct Unit {
     pub stages: Vec<Stage>,
     /// The stages that don't, because of their `when`.
     pub off: Vec<Off>,
+    /// The names of the profiles.
+    pub profiles: Vec<String>,
     /// The indices of `stages` by name.
     pub index: HashMap<String, usize>,
 }
@@ -64,8 +66,9 @@ impl Unit {
             dir: dir.to_path_buf(),
             scope,
         });
+        let profiles = overrides::profile_names(&root);
         let stages = document::stages(&root, &top, &home, out);
-        let (mut stages, off) = on_and_off(stages, &profiles(&root), out);
+        let (mut stages, off) = on_and_off(stages, &profiles, out);
         for stage in &mut stages {
             stage.matrix = match &stage.matrix_tree {
                 Some(tree) => Matrix::read(tree, &home.scope, out),
@@ -81,24 +84,19 @@ impl Unit {
             home,
             stages,
             off,
+            profiles,
             index,
         }
     }
 }
 
-fn profiles(root: &Tree) -> Vec<&str> {
-    match root.get("profiles").map(|tree| &tree.item) {
-        Some(Item::Map(entries)) => entries.iter().map(|(key, _)| key.text.as_str()).collect(),
-        _ => Vec::new(),
-    }
-}
-
 /// Parts the stages by their `when`.
-fn on_and_off(stages: Vec<Stage>, profiles: &[&str], out: &mut Vec<Mistake>) -> (Vec<Stage>, Vec<Off>) {
+fn on_and_off(stages: Vec<Stage>, profiles: &[String], out: &mut Vec<Mistake>) -> (Vec<Stage>, Vec<Off>) {
     let mut on = Vec::with_capacity(stages.len());
     let mut off = Vec::new();
+    let profiles: Vec<&str> = profiles.iter().map(String::as_str).collect();
     for stage in stages {
-        let mut reason = |when: &Tree| when::unmet(when, &stage.name.0, &stage.home.scope, profiles, out);
+        let mut reason = |when: &Tree| when::unmet(when, &stage.name.0, &stage.home.scope, &profiles, out);
         match stage
             .when
             .as_ref()

@@ -2,9 +2,13 @@
 
 mod cache;
 mod compare;
+mod completions;
 mod diff;
+mod editor;
 mod faults;
+mod fuzzed;
 mod graph;
+mod json;
 mod language;
 mod lineage;
 mod mistakes;

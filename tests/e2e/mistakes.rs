@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::project::Project;
+
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
@@ -193,4 +195,47 @@ fn a_node_that_is_not_there_is_told() {
     insta::assert_snapshot!(told(&["why", "../keys.yaml", "tabel"]));
     insta::assert_snapshot!(told(&["plan", "../keys.yaml", "--rerun", "evl"]));
     insta::assert_snapshot!(told(&["kinds", "demo.trian"]));
+}
+
+/// A project whose pipeline includes `file`.
+fn including(file: &str) -> Project {
+    Project::new(&format!(
+        "volvelle: 1\ninclude: [{file}]\nstages: {{ a: {{ uses: command, with: {{ run: ls }} }} }}\n"
+    ))
+}
+
+#[test]
+fn what_is_no_file_of_a_sensible_size_is_refused_before_it_is_read() {
+    let project = including("pipe.yaml");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        project.path("pipe.yaml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .expect("a pipe");
+    // Without a writer a pipe would be waited for without end.
+    insta::assert_snapshot!(project.volvelle(&["plan", "p.yaml"]).stderr);
+
+    let project = including("/dev/zero");
+    insta::assert_snapshot!(project.volvelle(&["plan", "p.yaml"]).stderr);
+
+    let project = including("large.yaml");
+    let large = std::fs::File::create(project.path("large.yaml")).expect("a file");
+    large.set_len(1 << 40).expect("a sparse file");
+    insta::assert_snapshot!(project.volvelle(&["plan", "p.yaml"]).stderr);
+    let told = project.volvelle(&["plan", "large.yaml"]);
+    assert_eq!(told.code, Some(2));
+    assert!(told.stderr.contains("larger than 64 MiB"), "{}", told.stderr);
+
+    let project = including("folder");
+    project.write("folder/x.yaml", "");
+    insta::assert_snapshot!(project.volvelle(&["plan", "p.yaml"]).stderr);
+
+    let project = Project::new(
+        "volvelle: 1\nstages: { a: { uses: command, needs: { x: /dev/zero.yaml#b.c, y: folder.yaml#b.c }, with: { run: ls } } }\n",
+    );
+    project.write("folder.yaml/x", "");
+    insta::assert_snapshot!(project.volvelle(&["plan", "p.yaml"]).stderr);
 }
