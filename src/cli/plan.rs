@@ -1,12 +1,17 @@
 //! `volvelle plan FILE`: what a run would do with each node, and why, down to the value.
 
+use std::io::IsTerminal;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::output::Each;
 use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
 use crate::exec::{self, PlanCounts};
-use crate::report;
+use crate::report::{self, Extent, Planned};
+
+/// On a terminal, more nodes than this are told by stage.
+const MAX_LINES: usize = 100;
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
@@ -36,7 +41,21 @@ pub(super) fn run(args: &PlanArgs, global: &Global, output: &mut Output) -> Resu
             reused_s: plan.reused_s,
         });
     }
-    let text = report::describe_plan(&plan, &graph, args.all, output.paint());
+    // A pipe gets every line; nobody reads thousands of them on a screen.
+    let text = if args.all || !std::io::stdout().is_terminal() {
+        report::describe_plan(&plan, &graph, args.all, output.paint())
+    } else {
+        let planned = Planned {
+            graph: &graph,
+            plan: &plan,
+        };
+        let extent = Extent {
+            all: false,
+            max_lines: MAX_LINES,
+            columns: None,
+        };
+        report::describe_plan_change(planned, None, extent, output.paint())
+    };
     output.text(&text)
 }
 

@@ -45,6 +45,8 @@ struct Rank {
     num_own: usize,
     /// It is another node's.
     is_other: bool,
+    /// How much of texts differs.
+    size: usize,
     /// Differences in inputs.
     num_inputs: usize,
     /// How many are later.
@@ -166,6 +168,7 @@ impl<'a> History<'a> {
         Rank {
             num_own: changes.len() - num_inputs,
             is_other: record.node != node.id.0 || record.pipeline != self.pipeline,
+            size: changes.iter().filter(|change| !is_input(change)).map(size).sum(),
             num_inputs,
             age,
         }
@@ -335,6 +338,22 @@ fn order(path: &str) -> usize {
         .iter()
         .position(|h| *h == head)
         .unwrap_or(7)
+}
+
+/// Returns how much of a text differs, in bytes: among points of a sweep, that with the nearest coordinates has least.
+fn size(change: &Change) -> usize {
+    let (Some(Value::String(old)), Some(Value::String(new))) = (&change.old, &change.new) else {
+        return 0;
+    };
+    let before = old.bytes().zip(new.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = old.len().min(new.len()) - before;
+    let after = old
+        .bytes()
+        .rev()
+        .zip(new.bytes().rev())
+        .take(rest)
+        .take_while(|(a, b)| a == b);
+    old.len().max(new.len()) - before - after.count()
 }
 
 fn is_input(change: &Change) -> bool {

@@ -59,6 +59,12 @@ impl Store {
         RecordHistory::new(self, (!is_ready).then(from_files))
     }
 
+    /// Lets the index learn of what was written since, unless another process has it.
+    pub(super) fn catch_up_index(&self) {
+        self.with_index(|index| index.catch_up(self));
+        self.close_index();
+    }
+
     /// Returns the last chunk of history whose key is at most `key`.
     pub(super) fn history_chunk(&self, key: &[u8]) -> Option<Chunk> {
         self.with_index(|index| Ok(InTree(&index.history).at_or_before(key)))?

@@ -89,6 +89,18 @@ impl Store {
                 for folder in ["blobs", "records", "partial", "runs", "locks", "tmp"] {
                     durable::make_folder(&store.root.join(folder))?;
                 }
+                // All at once they cost two flushes; made one by one when they are needed, five hundred.
+                for area in ["blobs", "records"].map(|area| store.root.join(area)) {
+                    for shard in (0..=u8::MAX).map(|shard| area.join(format!("{shard:02x}"))) {
+                        match fs::create_dir(&shard) {
+                            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                                return Err(error).at("create", &shard);
+                            }
+                            _ => {}
+                        }
+                    }
+                    durable::sync_folder(&area)?;
+                }
                 durable::write_file(&format, format!("volvelle cache {FORMAT}\n").as_bytes(), &store.tmp())?;
             }
             Err(error) => return Err(error).at("read", &format),

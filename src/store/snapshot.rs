@@ -248,8 +248,7 @@ impl Store {
     /// Brings snapshot and index up to date if enough records were written since, so that the next command needn't.
     pub fn refresh(&self) {
         if self.refresh_snapshot() {
-            drop(self.history());
-            self.close_index();
+            self.catch_up_index();
         }
     }
 

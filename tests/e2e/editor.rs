@@ -81,7 +81,7 @@ fn the_starter_plans_runs_and_is_cached() {
     assert!(table.lines().count() == 10 && table.contains("\n1.0,1000,"), "{table}");
 
     let commands = commands(&project.read("demo folder/pipeline.yaml"));
-    assert_eq!(commands.len(), 7);
+    assert_eq!(commands.len(), 8);
     for command in commands {
         let (code, told) = volvelle(&command.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(code, Some(0), "{command:?} says {told}");
