@@ -230,7 +230,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn prepare(attempt: &Attempt) -> Result<Prepared, AttemptError> {
-    let name = format!("{}.{}", attempt.content_key.short(), attempt.number);
+    let name = format!("{}.{}.{}", attempt.content_key.short(), attempt.idx, attempt.number);
     let root = attempt
         .spare
         .take(&attempt.store, &attempt.run.id, &name, &attempt.node.worker)?;

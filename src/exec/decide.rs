@@ -95,9 +95,13 @@ impl Decider<'_> {
         })
     }
 
-    /// Returns what the store has of a node now.
+    /// Returns what the store has of a node now, whatever happened since the snapshot was read.
     pub(crate) fn stored_at(&self, idx: usize) -> Stored {
-        let Some(found) = self.store.find(self.snapshot, self.graph.recipe_key(idx)) else {
+        self.stored_as(idx, true)
+    }
+
+    fn stored_as(&self, idx: usize, now: bool) -> Stored {
+        let Some(found) = self.store.find(self.snapshot, self.graph.recipe_key(idx), now) else {
             return Stored::Absent;
         };
         let has_all = |output: &crate::graph::Output| self.snapshot.artifact(&found, &output.name).is_some();

@@ -57,12 +57,15 @@ impl Folders {
         self.root.join("out").join(file_name(name))
     }
 
-    /// Writes the paths of an input's items into a file, one a line, and returns it; none if that fails.
-    fn list(&self, input: &str, paths: &[PathBuf]) -> Option<PathBuf> {
+    /// Writes the paths of an input's items into a file, one a line, and returns it.
+    fn list(&self, input: &str, paths: &[PathBuf]) -> PathBuf {
         let lines: Vec<String> = paths.iter().map(|path| format!("{}\n", path.display())).collect();
         let path = self.root.join("in").join(format!("{}{LIST}", file_name(input)));
-        fs::write(&path, lines.concat()).ok()?;
-        Some(path)
+        if let Err(error) = fs::write(&path, lines.concat()) {
+            // The command will miss it, and its log says so.
+            tracing::warn!(path = %path.display(), %error, "the list of an input could not be written");
+        }
+        path
     }
 
     /// Returns where each item of an input goes, and makes the folder that holds several.
@@ -262,7 +265,7 @@ impl Fill<'_> {
         let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         match name.split_once('.') {
             Some(("inputs", input)) => match input.strip_suffix(LIST) {
-                Some(input) => Some(vec![shown(&self.folders.list(input, self.inputs.get(input)?)?)]),
+                Some(input) => Some(vec![shown(&self.folders.list(input, self.inputs.get(input)?))]),
                 None => Some(self.inputs.get(input)?.iter().map(shown).collect()),
             },
             Some(("outputs", output)) => {

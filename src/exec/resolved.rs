@@ -104,7 +104,9 @@ fn write_nodes(path: &std::path::Path, graph: &Graph, stage: StageView<'_>) -> i
         serde_json::to_writer(&mut file, &line)?;
         file.write_all(b"\n")?;
     }
-    file.flush()
+    file.flush()?;
+    // Later runs trust the file by its name.
+    file.get_ref().sync_data()
 }
 
 /// Returns the pipeline of a run and the nodes that it was about, each after those it depended on.

@@ -46,7 +46,8 @@ pub(crate) fn select(graph: &Graph, options: &RunOptions) -> Result<Vec<Choice>,
     let choice = |((wanted, may_run), forced)| Choice {
         wanted,
         may_run,
-        forced,
+        // What the other options leave out stays as it is.
+        forced: forced && may_run,
     };
     Ok(wanted.into_iter().zip(may_run).zip(forced).map(choice).collect())
 }

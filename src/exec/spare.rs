@@ -1,10 +1,11 @@
 //! Folders of attempts that are over, for the next ones.
 //!
 //! A sweep of small commands would make and remove as many folders as it has nodes, which costs a filesystem more than
-//! the commands. Only commands get a folder again, as they run elsewhere: nothing of an earlier one can be in it. It has
-//! a new name each time, so a path that a process of an earlier attempt still knows leads nowhere.
+//! the commands. Only commands get a folder again, as they run elsewhere. It has a new name and a new `out/` each time, so
+//! that neither a path nor a working folder that a process of an earlier attempt still has leads into it.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -52,16 +53,30 @@ impl Spare {
     }
 }
 
-/// Removes all that an attempt left but `in/`, `out/` and the request, which is overwritten; false if that fails.
+/// Removes all that an attempt left but `in/` and the request, which is overwritten; false if something is not as it was.
 fn is_emptied(store: &Store, folder: &Path) -> bool {
-    let names = |folder: &Path| {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).collect::<Vec<_>>()
-    };
-    let is_kept = |path: &PathBuf| ["in", "out", "request.json"].iter().any(|name| path.ends_with(name));
-    let mut rest = names(folder);
-    rest.retain(|path| !is_kept(path));
-    rest.extend(names(&folder.join("in")));
-    rest.extend(names(&folder.join("out")));
-    rest.iter().all(|path| store.remove_folder(path).is_ok())
+    is_cleared(store, folder).unwrap_or(false)
+}
+
+fn is_cleared(store: &Store, folder: &Path) -> std::io::Result<bool> {
+    let inputs = folder.join("in");
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        // Nothing is followed here: what a command put in the place of a folder may lead anywhere.
+        let metadata = fs::symlink_metadata(&path)?;
+        let is_request = path.ends_with("request.json") && metadata.is_file() && metadata.nlink() == 1;
+        if !is_request && path != inputs && store.remove_folder(&path).is_err() {
+            return Ok(false);
+        }
+    }
+    if !fs::symlink_metadata(&inputs)?.is_dir() {
+        return Ok(false);
+    }
+    fs::set_permissions(&inputs, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(&inputs)? {
+        if store.remove_folder(&entry?.path()).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -17,6 +17,9 @@ use crate::spec::{Key, Matrix, Mistake, Reference, Stage, Tree, listed, text_of}
 /// More points than this in one stage are taken for a mistake. A fuzzer looks for crashes, not for what is large.
 const MAX_POINTS: usize = if cfg!(fuzzing) { 1_000 } else { 1_000_000 };
 
+/// More inputs of all nodes of a stage together, too.
+const MAX_ITEMS: usize = 20_000_000;
+
 /// What `gather` calls all axes of the inputs.
 const ALL: &str = "*";
 
@@ -193,8 +196,17 @@ pub(super) fn expand(
         return None;
     }
     let expansion = sorted(axes, joined.points);
-    let links = parts.iter().map(|part| link(part, &expansion)).collect();
-    Some((expansion, links))
+    let mut room = MAX_ITEMS;
+    let links: Option<Vec<Link>> = parts.iter().map(|part| link(part, &expansion, &mut room)).collect();
+    if links.is_none() {
+        let message = format!(
+            "the nodes of stage `{}` have more than {MAX_ITEMS} inputs together",
+            stage.name
+        );
+        let help = "gather into a stage without a matrix of its own, and let this one read what that makes";
+        out.push(Mistake::new(&stage.at, message).help(help));
+    }
+    Some((expansion, links?))
 }
 
 /// Returns what a stage sees of the points of a reference.
@@ -295,11 +307,16 @@ fn selected(
     Some(Some(selected))
 }
 
-/// Returns which points of a part belong to each point of the stage.
-fn link(part: &Part<'_>, expansion: &Expansion) -> Link {
+/// Returns which points of a part belong to each point of the stage; none if that are more than there is room for.
+fn link(part: &Part<'_>, expansion: &Expansion, room: &mut usize) -> Option<Link> {
+    let mut take = |num: usize| {
+        *room = room.checked_sub(num)?;
+        Some(())
+    };
     let upstream_idx = |idx: u32| part.selected.as_ref().map_or(idx, |selected| selected[idx as usize]);
     let num_kept = part.kept.len() as u32;
     let members = if part.axes.is_empty() {
+        take(part.kept.len().saturating_mul(expansion.points.len()))?;
         Members::Fixed((0..num_kept).map(upstream_idx).collect())
     } else {
         let columns: Vec<usize> = part.axes.iter().filter_map(|name| expansion.column(name)).collect();
@@ -309,6 +326,7 @@ fn link(part: &Part<'_>, expansion: &Expansion) -> Link {
         }
         let here = expansion.points.project(&columns);
         let of = |point: &[u32]| groups.get(point).map_or(&[] as &[u32], Vec::as_slice);
+        take(here.iter().map(|point| of(point).len()).sum())?;
         if here.iter().all(|point| of(point).len() == 1) {
             Members::One(here.iter().map(|point| of(point)[0]).collect())
         } else {
@@ -320,10 +338,10 @@ fn link(part: &Part<'_>, expansion: &Expansion) -> Link {
             Members::Several { starts, members }
         }
     };
-    Link {
+    Some(Link {
         members,
         is_collapsed: part.is_collapsed,
-    }
+    })
 }
 
 /// Points while they are put together, with their axes in the order of names.

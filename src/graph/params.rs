@@ -131,18 +131,18 @@ impl Param {
     }
 
     /// Returns a text that differs for two parameters that have other values at some point.
-    pub fn summary(&self) -> String {
+    pub fn summary(&self, values: &Values) -> String {
         match self {
             Param::Fixed(checked) => checked.value.to_string(),
             Param::Text { pieces, .. } => format!("{pieces:?}"),
             Param::ByAxes(by_axes) => {
-                let mut values: Vec<String> = by_axes
-                    .known
-                    .values()
-                    .map(|checked| checked.value.to_string())
-                    .collect();
-                values.sort_unstable();
-                values.join("\n")
+                let line = |(key, checked): (&Box<[u32]>, &Checked)| {
+                    let key: Vec<&str> = key.iter().map(|&value| values.canonical(value)).collect();
+                    format!("{key:?} {}", checked.value)
+                };
+                let mut lines: Vec<String> = by_axes.known.iter().map(line).collect();
+                lines.sort_unstable();
+                lines.join("\n")
             }
         }
     }

@@ -118,7 +118,10 @@ impl Graph {
     /// `"search"` finds `search`.
     fn is_same(&self, number: u32, text: &str) -> bool {
         let value = self.values.tree(number).to_value();
-        let same_number = matches!((value.as_f64(), text.parse::<f64>()), (Some(a), Ok(b)) if a == b);
+        let same_number = match (value.as_i64(), text.parse::<i64>()) {
+            (Some(a), Ok(b)) => a == b,
+            _ => matches!((value.as_f64(), text.parse::<f64>()), (Some(a), Ok(b)) if a == b),
+        };
         same_number || (text.starts_with('"') && canonical::to_string(&value).as_deref() == Ok(text))
     }
 

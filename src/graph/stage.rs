@@ -180,7 +180,7 @@ impl StageNodes {
         text(&self.kind.name);
         text(&self.kind.version.to_string());
         self.axes.iter().for_each(|axis| text(axis));
-        self.params.params.iter().for_each(|param| text(&param.summary()));
+        self.params.params.iter().for_each(|param| text(&param.summary(values)));
         // Values by the order in which they come: their numbers differ from graph to graph.
         let mut order: HashMap<u32, u32> = HashMap::new();
         for &value in self.points.iter().flatten() {

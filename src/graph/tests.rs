@@ -318,6 +318,18 @@ fn axes_that_do_not_match_are_told() {
 }
 
 #[test]
+fn more_inputs_than_memory_holds_are_a_mistake() {
+    let range = "{ range: { from: 1, to: 10000 } }";
+    let text = format!(
+        "volvelle: 1\nstages:\n  a: {{ uses: command, matrix: {{ s: {range} }}, outputs: {{ o: text }}, with: {{ run: 'x ${{matrix.s}}' }} }}\n  b: {{ uses: command, needs: {{ i: a.o }}, gather: [s], matrix: {{ t: {range} }}, outputs: {{ o: text }}, with: {{ run: 'y ${{matrix.t}}' }} }}\n"
+    );
+    assert_eq!(
+        mistakes(&text),
+        ["the nodes of stage `b` have more than 20000000 inputs together"]
+    );
+}
+
+#[test]
 fn inputs_that_share_an_axis_are_matched_on_it() {
     let command = "  c: { uses: command, needs: { x: a.model, y: b.model, z: { one: a.model, two: b.model } }, with: { run: 'true' } }\n";
     let graph = graph(

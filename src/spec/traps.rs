@@ -85,7 +85,9 @@ pub(super) fn broken(error: &ScanError, at: &At) -> Mistake {
         let start = source[..pos]
             .trim_end_matches(bracket)
             .rfind(is_edge)
-            .map_or(pos, |edge| edge + 1);
+            .map_or(pos, |edge| {
+                edge + source[edge..].chars().next().map_or(0, char::len_utf8)
+            });
         let end = source[after..].find(is_edge).map_or(line.end(), |edge| after + edge);
         let mistake = here(
             start,

@@ -12,7 +12,7 @@ use super::kind::Kind;
 use super::mistake::Mistake;
 use super::resources::Resources;
 use super::scope::Point;
-use super::yaml::Tree;
+use super::yaml::{MAX_DEPTH, Tree};
 
 /// A parameter or a resource of a stage.
 #[derive(Debug, Clone)]
@@ -55,6 +55,13 @@ pub fn param_at(stage: &Stage, kind: &Kind, idx: usize, tree: &Tree, point: Poin
     let (name, schema) = &kind.params.0[idx];
     let home = &stage.home;
     match home.scope.fill(tree, point, schema.deferred, out) {
+        Outcome::Value(filled) if filled.is_deeper_than(MAX_DEPTH) => {
+            let message = format!("parameter `{name}` is nested more than {MAX_DEPTH} levels deep");
+            out.push(
+                Mistake::new(&tree.at, message).help("a reference brings a list or mapping in that is nested itself"),
+            );
+            Slot::Wrong
+        }
         Outcome::Value(filled) => {
             let what = format!("parameter `{name}` of `{}`", kind.name);
             schema

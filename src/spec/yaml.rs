@@ -14,7 +14,7 @@ use super::mistake::{At, Mistake};
 use super::traps;
 
 /// Deeper nesting is refused, so that no recursion over a tree can exhaust the stack.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -99,6 +99,17 @@ impl Tree {
         match &self.item {
             Item::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// Tells whether lists and mappings are nested more than `levels` deep in it.
+    pub(super) fn is_deeper_than(&self, levels: usize) -> bool {
+        let inner = levels.checked_sub(1);
+        let is_deep = |tree: &Tree| inner.is_none_or(|inner| tree.is_deeper_than(inner));
+        match &self.item {
+            Item::Plain(_) | Item::Text(_) => false,
+            Item::List(items) => inner.is_none() || items.iter().any(is_deep),
+            Item::Map(entries) => inner.is_none() || entries.iter().any(|(_, tree)| is_deep(tree)),
         }
     }
 
@@ -559,6 +570,12 @@ mod tests {
         let text = |key: &str| tree.get(key).map(|t| t.at.text().to_owned());
         assert_eq!(text("ключ").as_deref(), Some("значение"));
         assert_eq!(text("list").as_deref(), Some("- a\n  - {b: c}"));
+    }
+
+    #[test]
+    fn a_place_after_a_wide_space_is_told_and_no_panic() {
+        assert!(!read("{\\1.\u{e9}\u{a0}'*$_[_{88`").1.is_empty());
+        assert!(!read("a: {b: \u{2003}c[1}").1.is_empty());
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! for each record would cost the index many times the memory. The chunks are in the index; where that can't be had, the
 //! same chunks are made from the record files. It knows names as they were recorded, and nothing of a pipeline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Store;
 use crate::digest::{Digest, RecipeKey};
@@ -188,8 +188,10 @@ impl Open {
 
     fn write(mut self, chunks: &mut impl Chunks) {
         self.entries.sort_by(|a, b| a.order().cmp(&b.order()));
+        // Of one recipe that was run again and again the latest says it all.
+        let mut seen = HashSet::new();
         self.entries
-            .dedup_by(|a, b| a.recipe_key == b.recipe_key && a.node == b.node);
+            .retain(|entry| seen.insert((entry.node.clone(), entry.recipe_key)));
         let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
         for entry in self.entries {
             let is_old = kept.len() >= MAX_OF_NODE && kept[kept.len() - MAX_OF_NODE].node == entry.node;

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
@@ -49,16 +49,16 @@ impl Store {
     /// Tries to lock a key, without waiting.
     pub fn claim(&self, key: ContentKey) -> Result<Claim, StoreError> {
         let path = self.root().join("locks/keys");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .at("open", &path)?;
-        if !lock_range(&file, start_of(key)).at("lock", &path)? {
-            return Ok(Claim::Taken(self.holder(key)));
-        }
+        let file = loop {
+            let file = open(&path)?;
+            if !lock_range(&file, start_of(key)).at("lock", &path)? {
+                return Ok(Claim::Taken(self.holder(key)));
+            }
+            // If somebody removed the file in between, it is one that nobody else will find.
+            if is_named(&file, &path)? {
+                break file;
+            }
+        };
         if let Err(error) = self.write_holder(key) {
             tracing::debug!(%error, "who holds a key could not be written");
         }
@@ -90,13 +90,7 @@ impl Store {
     pub(crate) fn claim_named(&self, name: &str) -> Result<Option<NamedLock>, StoreError> {
         let path = self.root().join("locks").join(name);
         loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(&path)
-                .at("open", &path)?;
+            let file = open(&path)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -104,8 +98,7 @@ impl Store {
             }
             // The last holder removes the file. If it did so between our opening and our locking, then we hold the
             // lock of a file that nobody will find again.
-            let held = file.metadata().at("read", &path)?;
-            if fs::metadata(&path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev()) {
+            if is_named(&file, &path)? {
                 return Ok(Some(NamedLock { path, _file: file }));
             }
         }
@@ -117,6 +110,19 @@ impl Drop for NamedLock {
         // Removed while the lock is still held; see `claim_named`. What can't be removed is an empty file too many.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Opens a file of locks, made where there is none.
+fn open(path: &Path) -> Result<File, StoreError> {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true);
+    options.open(path).at("open", path)
+}
+
+/// Tells whether a path still names an open file.
+fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let held = file.metadata().at("read", path)?;
+    Ok(fs::metadata(path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev()))
 }
 
 /// Returns the byte that stands for a key; the two bits that are left out keep it in the range of offsets.

@@ -72,7 +72,7 @@ impl Snapshot {
         let mut times = [0; SHARDS];
         for time in &mut times {
             let changed_ns = u64_at(&bytes, take(&mut at, 8))?;
-            *time = if changed_ns + TICK_NS > written_ns {
+            *time = if changed_ns.saturating_add(TICK_NS) > written_ns {
                 0
             } else {
                 changed_ns
@@ -81,14 +81,17 @@ impl Snapshot {
         let num_entries = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_artifacts = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_names = u32_at(&bytes, take(&mut at, 4))?;
-        let artifacts_at = at + num_entries * ENTRY;
-        at = artifacts_at + num_artifacts * ARTIFACT;
+        let artifacts_at = num_entries.checked_mul(ENTRY)?.checked_add(at)?;
+        at = num_artifacts.checked_mul(ARTIFACT)?.checked_add(artifacts_at)?;
         let mut names = Vec::new();
         for _ in 0..num_names {
             let len = u16_at(&bytes, take(&mut at, 2))? as usize;
             let name = bytes.get(at..at + len)?;
             names.push(std::str::from_utf8(name).ok()?.into());
             at += len;
+        }
+        if at != bytes.len() {
+            return None;
         }
         let snapshot = Snapshot {
             num_entries,
@@ -207,22 +210,28 @@ impl Snapshot {
 impl Store {
     /// Reads the snapshot; an empty one where there is none that can be read.
     pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_at(&self.shard_times())
+    }
+
+    /// Reads the snapshot as it holds for folders that were changed at these times.
+    fn snapshot_at(&self, now: &[u64; SHARDS]) -> Snapshot {
         let Some((mut snapshot, times)) = fs::read(self.snapshot_path()).ok().and_then(Snapshot::parse) else {
             return Snapshot::default();
         };
-        let now = self.shard_times();
         snapshot.is_same = times
             .iter()
             .zip(now)
-            .map(|(&then, now)| then != 0 && then == now)
+            .map(|(&then, &now)| then != 0 && then == now)
             .collect();
         snapshot
     }
 
     /// Returns what is known of a recipe key, whether or not its blobs are there. It takes no lock and never waits.
-    pub fn find(&self, snapshot: &Snapshot, key: RecipeKey) -> Option<Found> {
+    ///
+    /// With `now`, what changed since the snapshot was read counts as well, for one look at the record's file.
+    pub fn find(&self, snapshot: &Snapshot, key: RecipeKey, now: bool) -> Option<Found> {
         if let Some(idx) = snapshot.position(key) {
-            let is_same = snapshot.is_same[key.0.0[0] as usize]
+            let is_same = (!now && snapshot.is_same[key.0.0[0] as usize])
                 || stamp(&self.sharded("records", key.0)) == Some(snapshot.stamp(idx as usize));
             if is_same {
                 return Some(Found::Entry(idx));
@@ -254,7 +263,10 @@ impl Store {
 
     /// Writes the snapshot anew if it is worth it. Whoever comes last wins; all are right.
     fn refresh_snapshot(&self) -> bool {
-        let old = self.snapshot();
+        // Before anything is read: what is written meanwhile counts as changed.
+        let written_ns = now_ns();
+        let times = self.shard_times();
+        let old = self.snapshot_at(&times);
         let journal = fs::read(self.journal_path()).unwrap_or_default();
         let unread = usize::try_from(old.journal_len).ok().and_then(|len| journal.get(len..));
         let is_new = old.num_entries == 0 || unread.is_none();
@@ -263,9 +275,6 @@ impl Store {
         if fresh.len() < WORTH_WRITING && (!is_new || journal.is_empty()) {
             return false;
         }
-        // Before anything is read: what is written meanwhile counts as changed.
-        let times = self.shard_times();
-        let written_ns = now_ns();
         let mut entries: Vec<(Known, u64)> = Vec::new();
         if is_new {
             self.each_record_file(|path| {
@@ -289,7 +298,9 @@ impl Store {
             );
         }
         drop(old);
-        let bytes = encode(entries, journal.len() as u64, written_ns, &times);
+        let Some(bytes) = encode(entries, journal.len() as u64, written_ns, &times) else {
+            return true;
+        };
         let temporary = durable::unique_path(&self.tmp());
         // It need not survive a power cut: a torn one is noticed and made again.
         let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, self.snapshot_path()));
@@ -322,7 +333,9 @@ fn read_entry(path: &Path) -> Option<(Known, u64)> {
 }
 
 fn mtime_ns(metadata: &fs::Metadata) -> u64 {
-    metadata.mtime() as u64 * 1_000_000_000 + metadata.mtime_nsec() as u64
+    (metadata.mtime() as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(metadata.mtime_nsec() as u64)
 }
 
 /// Returns what changes when a record is replaced.
@@ -336,7 +349,8 @@ fn now_ns() -> u64 {
     now.map_or(0, |now| now.as_nanos() as u64)
 }
 
-fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, times: &[u64; SHARDS]) -> Vec<u8> {
+/// Returns the bytes of a snapshot; none if there are more names of outputs, or longer ones, than it has room for.
+fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, times: &[u64; SHARDS]) -> Option<Vec<u8>> {
     entries.sort_unstable_by_key(|(known, _)| known.recipe_key);
     let num_artifacts: usize = entries.iter().map(|(known, _)| known.artifacts.len()).sum();
     let mut bytes = Vec::with_capacity(HEADER + entries.len() * ENTRY + num_artifacts * ARTIFACT + 1024);
@@ -353,6 +367,9 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
         .collect();
     names.sort_unstable();
     names.dedup();
+    if names.len() > usize::from(u16::MAX) || names.iter().any(|name| name.len() > usize::from(u16::MAX)) {
+        return None;
+    }
     for count in [entries.len(), num_artifacts, names.len()] {
         bytes.extend_from_slice(&(count as u32).to_le_bytes());
     }
@@ -383,7 +400,7 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
     }
     let digest = Digest::of(&bytes[40..]);
     bytes[8..40].copy_from_slice(&digest.0);
-    bytes
+    Some(bytes)
 }
 
 fn take(at: &mut usize, len: usize) -> usize {

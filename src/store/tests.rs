@@ -376,7 +376,7 @@ fn the_snapshot_says_what_the_records_say() -> Tested {
     let key = |name: &str| RecipeKey(Digest::of(format!("recipe {name}").as_bytes()));
     let found = |name: &str| {
         let snapshot = store.snapshot();
-        let found = store.find(&snapshot, key(name))?;
+        let found = store.find(&snapshot, key(name), false)?;
         let is_entry = matches!(found, Found::Entry(_));
         assert_eq!(snapshot.recipe_key(&found), key(name));
         assert!(store.missing(&snapshot, &found).is_none());

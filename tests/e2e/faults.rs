@@ -350,3 +350,42 @@ fn kill_9_of_a_worker_fails_its_node_alone() {
     );
     project.wait_until_dead("grandchild");
 }
+
+#[test]
+fn what_a_command_does_to_its_folders_harms_nothing() {
+    let command = |name: &str, run: &str| {
+        format!(
+            "  {name}: {{ uses: command, outputs: {{ out: text }}, with: {{ run: '{run}' }}, resources: {{ cpu: 64 }} }}\n"
+        )
+    };
+    // One after the other, since each wants the whole machine: the later ones get the folders of the earlier.
+    let stages = [
+        command(
+            "a",
+            "d=$(dirname ${outputs.out}); rmdir $d; ln -s $PWD/mine $d; echo a > ${outputs.out}",
+        ),
+        command(
+            "b",
+            "d=$(dirname $(dirname ${outputs.out})); rm -rf $d/in; touch $d/in; echo b > ${outputs.out}",
+        ),
+        command("c", "ln $VOLVELLE_REQUEST $PWD/kept.json; echo c > ${outputs.out}"),
+        command(
+            "d",
+            "d=$(dirname ${outputs.out}); echo d > ${outputs.out}; chmod 555 $d $d/../in",
+        ),
+        command(
+            "e",
+            "touch $(dirname ${outputs.out})/extra; mkdir -p $(dirname ${outputs.out})/x/y; echo e > ${outputs.out}",
+        ),
+        command("f", "ls $(dirname ${outputs.out}) > ${outputs.out}"),
+    ];
+    let project = Project::new(&format!("volvelle: 1\nstages:\n{}", stages.concat()));
+    project.write("mine/precious", "kept");
+    let states = project.run(&["--cpus", "1"]);
+    assert!(states.values().all(|state| state == "executed"), "{states:?}");
+    assert_eq!(project.read("mine/precious"), "kept");
+    let request: serde_json::Value = serde_json::from_str(&project.read("kept.json")).expect("the request of c");
+    assert_eq!(request["node"], "c");
+    // The folder of the last one held nothing of those before it.
+    assert_eq!(project.volvelle(&["show", "p.yaml", "f.out"]).stdout, "out\n");
+}
