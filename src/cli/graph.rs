@@ -59,7 +59,7 @@ pub(super) fn run(args: &GraphArgs, global: &Global, output: &mut Output) -> Res
         let value = serde_json::to_value(&diagram).map_err(|error| CliError::Usage(error.to_string()))?;
         format!("{value:#}\n")
     } else {
-        draw(&diagram, format(args), args, output)?
+        draw(&diagram, format(args)?, args, output)?
     };
     match &args.output {
         Some(path) => std::fs::write(path, text)
@@ -122,17 +122,20 @@ fn text_width(args: &GraphArgs, output: &Output) -> usize {
 }
 
 /// Returns the format that was asked for, or that the name of the output file promises.
-fn format(args: &GraphArgs) -> Format {
+fn format(args: &GraphArgs) -> Result<Format, CliError> {
     let extension = args
         .output
         .as_deref()
         .and_then(Path::extension)
         .map(|extension| extension.to_string_lossy());
-    let by_name = || match extension.as_deref() {
-        Some("svg") => Format::Svg,
-        Some("dot" | "gv") => Format::Dot,
-        Some("mmd" | "mermaid") => Format::Mermaid,
-        _ => Format::Text,
-    };
-    args.format.unwrap_or_else(by_name)
+    match (args.format, extension.as_deref()) {
+        (Some(format), _) => Ok(format),
+        (None, Some("svg")) => Ok(Format::Svg),
+        (None, Some("dot" | "gv")) => Ok(Format::Dot),
+        (None, Some("mmd" | "mermaid")) => Ok(Format::Mermaid),
+        (None, None | Some("txt")) => Ok(Format::Text),
+        (None, Some(other)) => Err(CliError::Usage(format!(
+            "`.{other}` promises no format that is known: .svg, .dot, .gv, .mmd and .txt do, or give --format"
+        ))),
+    }
 }

@@ -22,8 +22,12 @@ pub(super) fn cache_folder(option: Option<&Path>, pipeline: Option<&Path>) -> Re
     Ok(project.unwrap_or(&here).join("cache"))
 }
 
-/// A folder named `cache` alone says nothing: it has to be one of ours, or lie beside what marks a project.
+/// A folder named `cache` alone says nothing: it has to be one of ours, or lie beside what marks a project. The root of
+/// the file system is none: a cache that was made there by mistake would be that of every pipeline on the machine.
 fn is_project(folder: &Path) -> bool {
+    if folder.parent().is_none() {
+        return false;
+    }
     ["cache/format", "Cargo.toml", ".git"]
         .iter()
         .any(|marker| folder.join(marker).exists())

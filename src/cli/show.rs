@@ -53,6 +53,13 @@ pub(super) fn run(args: &ShowArgs, global: &Global, output: &mut Output) -> Resu
     };
     let (name, inside) = split(target);
     let record = record(&store, &source, name)?;
+    if inside.is_none() && (args.to.is_some() || args.path) {
+        let outputs: Vec<&str> = record.artifacts.keys().map(String::as_str).collect();
+        return Err(CliError::Usage(format!(
+            "--to and --path are about one output: name it, as in `{name}.{}`",
+            outputs.first().copied().unwrap_or("OUTPUT")
+        )));
+    }
     let Some(inside) = inside else {
         return if args.json {
             output.json(&json!(record))

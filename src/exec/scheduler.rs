@@ -262,7 +262,10 @@ impl Scheduler {
                 self.ready.extend(self.ranks.get(idx));
             }
             Ok(Decision::Run(pending)) => {
-                let error = format!("it would have to run ({}), and --only leaves it out", pending.reason);
+                let error = format!(
+                    "it would have to run ({}), and the selection (--only, --from) leaves it out",
+                    pending.reason
+                );
                 self.fail(idx, AttemptError::Parameter(error), Vec::new(), events);
             }
             Err(error) => self.fail(idx, error.into(), Vec::new(), events),

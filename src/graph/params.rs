@@ -136,11 +136,12 @@ impl Param {
             Param::Fixed(checked) => checked.value.to_string(),
             Param::Text { pieces, .. } => format!("{pieces:?}"),
             Param::ByAxes(by_axes) => {
-                let line = |(key, checked): (&Box<[u32]>, &Checked)| {
+                let line = |key: &[u32], checked: &Checked| {
                     let key: Vec<&str> = key.iter().map(|&value| values.canonical(value)).collect();
                     format!("{key:?} {}", checked.value)
                 };
-                let mut lines: Vec<String> = by_axes.known.iter().map(line).collect();
+                let lines = by_axes.known.iter().map(|(key, checked)| line(key, checked));
+                let mut lines: Vec<String> = lines.collect();
                 lines.sort_unstable();
                 lines.join("\n")
             }

@@ -309,6 +309,11 @@ impl Schema {
                 "no" | "off" | "false" => Some("write `false`, without quotes".to_owned()),
                 _ => None,
             },
+            Item::Text(text)
+                if (self.allows(Type::Number) || self.allows(Type::Integer)) && is_list_of_numbers(text) =>
+            {
+                Some("this takes one value; `matrix` or `--sweep` tries several".to_owned())
+            }
             Item::Text(text) if self.allows(Type::Number) || self.allows(Type::Integer) => {
                 let plain = text.replace(['_', ',', ' '], "");
                 plain.parse::<f64>().ok().filter(|n| n.is_finite()).map(|_| {
@@ -386,6 +391,15 @@ fn existing(text: &str, at: &At, what: &str, base: &Path, out: &mut Vec<Mistake>
     };
     out.push(paths::missing(mistake, &path, text));
     None
+}
+
+/// Tells whether a text is several numbers and not one with commas between its thousands.
+fn is_list_of_numbers(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let is_grouped = parts[1..]
+        .iter()
+        .all(|part| part.split('.').next().is_some_and(|digits| digits.len() == 3));
+    parts.len() > 1 && !is_grouped && parts.iter().all(|part| part.parse::<f64>().is_ok())
 }
 
 /// Returns a value as a user would write it.
