@@ -95,6 +95,8 @@ fn every_pipeline_resolves() {
         .expect("the folder of pipelines")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
+    // The page about the language is tested with the engine.
+    there.retain(|name| name.ends_with(".yaml"));
     there.sort();
     assert_eq!(planned, there, "a pipeline has no case here");
 }
