@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn paths_of_the_temporary_tree_are_shown_in_the_repository() {
         let mut value = json!(["/tmp/x/HEAD/data.jsonl", "/tmp/xy", {"a": "/tmp/x/HEAD"}, 3]);
-        relocate(&mut value, Path::new("/tmp/x/HEAD"), Path::new("/work"));
-        assert_eq!(value, json!(["/work/data.jsonl", "/tmp/xy", {"a": "/work/"}, 3]));
+        relocate(&mut value, Path::new("/tmp/x/HEAD"), Path::new("/repo"));
+        assert_eq!(value, json!(["/repo/data.jsonl", "/tmp/xy", {"a": "/repo/"}, 3]));
     }
 }

@@ -573,6 +573,15 @@ mod tests {
     }
 
     #[test]
+    fn depth_is_that_of_lists_and_mappings() {
+        let tree = parse(&At::whole("p", "[a, {b: [1]}]"), &mut Vec::new()).expect("YAML");
+        assert_eq!(
+            [0, 1, 2, 3, 9].map(|levels| tree.is_deeper_than(levels)),
+            [true, true, true, false, false]
+        );
+    }
+
+    #[test]
     fn a_place_after_a_wide_space_is_told_and_no_panic() {
         assert!(!read("{\\1.\u{e9}\u{a0}'*$_[_{88`").1.is_empty());
         assert!(!read("a: {b: \u{2003}c[1}").1.is_empty());

@@ -398,6 +398,11 @@ fn the_snapshot_says_what_the_records_say() -> Tested {
             Some((expected(&name), true))
         );
     }
+    // What was replaced after the snapshot was read is seen by whoever asks for what is there now.
+    let early = store.snapshot();
+    put(&store, "n9", b"bytes of a later run")?;
+    let now = store.find(&early, key("n9"), true).ok_or("a record")?;
+    assert_eq!(early.artifact(&now, "out"), expected("n9"));
     // Replaced, removed and added since: the records have the last word.
     put(&store, "n3", b"other bytes")?;
     assert_eq!(

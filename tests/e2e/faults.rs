@@ -389,3 +389,13 @@ fn what_a_command_does_to_its_folders_harms_nothing() {
     // The folder of the last one held nothing of those before it.
     assert_eq!(project.volvelle(&["show", "p.yaml", "f.out"]).stdout, "out\n");
 }
+
+#[test]
+fn two_stages_that_are_the_same_fail_for_the_same_reason() {
+    let stage = "{ uses: command, outputs: { out: text }, with: { run: 'exit 3' } }";
+    let project = Project::new(&format!("volvelle: 1\nstages: {{ a: {stage}, b: {stage} }}\n"));
+    let ended = project.run_json(&[]);
+    assert_eq!(ended.code, Some(1));
+    let messages = ended.stdout.matches("the worker ended with exit code 3").count();
+    assert_eq!(messages, 2, "{}", ended.stdout);
+}
