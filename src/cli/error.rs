@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use super::Output;
 use crate::exec::RunError;
 use crate::graph::SelectError;
+use crate::settings::SettingsError;
 use crate::spec::Mistakes;
 use crate::store::StoreError;
 
@@ -27,6 +28,9 @@ pub enum CliError {
     /// A run could not take place.
     #[error("{0}")]
     Run(#[from] RunError),
+    /// The project's settings are wrong.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -66,6 +70,7 @@ impl CliError {
             CliError::Mistakes(_)
             | CliError::Select(_)
             | CliError::Usage(_)
+            | CliError::Settings(_)
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
             CliError::Run(_)
             | CliError::Store(_)

@@ -33,6 +33,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exec::RunOptions;
 use crate::graph::{self as pipeline_graph, Graph};
+use crate::settings::Settings;
 use crate::spec;
 use crate::store::Store;
 
@@ -154,6 +155,11 @@ impl Global {
     /// Opens the store that belongs to a pipeline, or to the current folder.
     pub fn store(&self, file: Option<&std::path::Path>) -> Result<Store, CliError> {
         Ok(Store::open(&locate::cache_folder(self.cache.as_deref(), file)?)?)
+    }
+
+    /// Returns the settings of the project that a pipeline, or the current folder, is in.
+    pub fn settings(&self, file: Option<&std::path::Path>) -> Result<Settings, CliError> {
+        locate::settings(file)
     }
 
     /// Returns the folders of plugins that were given.

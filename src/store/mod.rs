@@ -17,6 +17,7 @@
 //! outputs/        the last results of each pipeline under readable names
 //! locks/          `keys`, of which each key that runs just now locks a byte, and who holds them
 //! quarantine/     blobs that were found damaged
+//! incoming/       blobs that are being received from elsewhere
 //! tmp/            what is being written
 //! ```
 
@@ -27,6 +28,7 @@ mod code;
 mod durable;
 mod error;
 mod history;
+mod incoming;
 mod index;
 mod known;
 mod lock;
@@ -45,6 +47,7 @@ pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
 pub use error::StoreError;
 pub use history::{Earlier, RecordHistory};
+pub use incoming::Incoming;
 pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
