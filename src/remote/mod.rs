@@ -7,6 +7,8 @@
 //! Two kinds of remotes: object stores (`objects`), which know nothing of us, so that all cleverness is in the layout
 //! of what lies there; and `volvelle serve` (`http`), which speaks for a store like ours.
 
+pub mod link;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -134,8 +134,8 @@ impl Store {
         })
     }
 
-    /// Returns the manifest of a folder artifact; none for a file.
-    pub fn manifest(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
+    /// Returns the manifest of a folder artifact, if it is in this store; none for a file.
+    pub(super) fn manifest_here(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
         let Some(digest) = artifact.manifest else {
             return Ok(None);
         };
@@ -151,7 +151,7 @@ impl Store {
 
     /// Returns the first blob of an artifact that the store does not have.
     pub fn missing_blob(&self, artifact: &Artifact) -> Option<Digest> {
-        match self.manifest(artifact) {
+        match self.manifest_here(artifact) {
             Err(_) => artifact.manifest,
             Ok(None) => (!self.has_blob(artifact.digest, artifact.size_bytes)).then_some(artifact.digest),
             Ok(Some(manifest)) => manifest

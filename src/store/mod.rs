@@ -21,11 +21,13 @@
 //! tmp/            what is being written
 //! ```
 
+mod admit;
 mod artifact;
 mod blob;
 mod clock;
 mod code;
 mod durable;
+mod elsewhere;
 mod error;
 mod history;
 mod incoming;
@@ -36,15 +38,18 @@ mod materialize;
 mod process;
 mod record;
 mod runs;
+mod signature;
 mod snapshot;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
+pub use elsewhere::Elsewhere;
 pub use error::StoreError;
 pub use history::{Earlier, RecordHistory};
 pub use incoming::Incoming;
@@ -52,8 +57,9 @@ pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
 pub use process::{Owner, host_name};
-pub use record::{Lookup, Record};
+pub use record::{Lookup, Record, RecordFile};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
+pub use signature::{BadPublicKey, PublicKey, SigningKey, Trust};
 pub use snapshot::{Found, Snapshot};
 
 use crate::digest::{ContentKey, Digest};
@@ -69,6 +75,10 @@ pub struct Store {
     index: index::Slot,
     /// Whether the filesystem turned out not to have reflinks.
     no_reflinks: AtomicBool,
+    trust: Trust,
+    /// What signs the records that are written.
+    signer: Option<Arc<SigningKey>>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Store {
@@ -84,6 +94,9 @@ impl Store {
             root,
             index: index::Slot::default(),
             no_reflinks: AtomicBool::new(false),
+            trust: Trust::default(),
+            signer: None,
+            elsewhere: None,
         };
         let format = store.root.join("format");
         match fs::read_to_string(&format) {
@@ -109,6 +122,21 @@ impl Store {
             Err(error) => return Err(error).at("read", &format),
         }
         Ok(store)
+    }
+
+    /// Makes only the records of some signers count, and signs what is written.
+    pub fn with_trust(self, trust: Trust, signer: Option<Arc<SigningKey>>) -> Store {
+        Store { trust, signer, ..self }
+    }
+
+    /// Returns whose records count.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Returns the key that signs the records that are written.
+    pub fn signer(&self) -> Option<PublicKey> {
+        self.signer.as_deref().map(SigningKey::public)
     }
 
     /// Returns the folder of the store.
