@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use super::Output;
 use crate::exec::RunError;
 use crate::graph::SelectError;
+use crate::remote::RemoteError;
 use crate::settings::SettingsError;
 use crate::spec::Mistakes;
 use crate::store::StoreError;
@@ -31,6 +32,9 @@ pub enum CliError {
     /// The project's settings are wrong.
     #[error("{0}")]
     Settings(#[from] SettingsError),
+    /// The remote failed, and the command is about it.
+    #[error("{0}")]
+    Remote(#[from] RemoteError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -71,8 +75,10 @@ impl CliError {
             | CliError::Select(_)
             | CliError::Usage(_)
             | CliError::Settings(_)
+            | CliError::Remote(RemoteError::Settings(_))
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
             CliError::Run(_)
+            | CliError::Remote(_)
             | CliError::Store(_)
             | CliError::NodesFailed
             | CliError::Absent(_)

@@ -25,7 +25,7 @@ use super::transfer;
 use crate::digest::{ContentKey, Digest};
 use crate::graph::{Graph, Item};
 use crate::remote::link::{Link, LinkClaim};
-use crate::store::{Claim, Found, KeyLock, Record, RunFolder, Snapshot, Store};
+use crate::store::{Claim, Found, KeyLock, Record, RunFolder, Snapshot, Store, StoreError};
 
 /// How often a node waits again for an input that is gone.
 const MAX_PUT_BACK: u32 = 3;
@@ -281,7 +281,26 @@ impl Scheduler {
                 );
                 self.fail(idx, AttemptError::Parameter(error), Vec::new(), events);
             }
-            Err(error) => self.fail(idx, error.into(), Vec::new(), events),
+            Err(error) => self.undecided(idx, error, events),
+        }
+    }
+
+    /// Handles that nothing could be decided about a node: an input is gone and is made again, or the node fails.
+    fn undecided(&mut self, idx: usize, error: StoreError, events: &mut Vec<Event>) {
+        self.pending.remove(&idx);
+        let StoreError::MissingBlob { digest } = error else {
+            return self.fail(idx, error.into(), Vec::new(), events);
+        };
+        // What is read to decide are the manifests of folders of which a part is an input.
+        let decider = self.decider();
+        let is_gone = |item: &Item<'_>| decider.artifact_of(*item, &self.settled).manifest == Some(digest);
+        let producer = self.graph.items(idx).find(is_gone).map(|item| item.node);
+        match producer {
+            Some(producer) if self.may_put_back(idx) => {
+                self.states[idx] = NodeState::Waiting;
+                self.make_again(producer, digest, events);
+            }
+            _ => self.fail(idx, error.into(), Vec::new(), events),
         }
     }
 
@@ -444,8 +463,7 @@ impl Scheduler {
                 content,
             }),
             Err(error) => {
-                self.pending.remove(&idx);
-                self.fail(idx, error.into(), Vec::new(), &mut events);
+                self.undecided(idx, error, &mut events);
                 None
             }
         });
@@ -475,10 +493,7 @@ impl Scheduler {
                 self.settle(idx, found, NodeState::Cached, events);
                 self.consider_consumers(idx, events);
             }
-            Err(error) => {
-                self.pending.remove(&idx);
-                self.fail(idx, error.into(), Vec::new(), events);
-            }
+            Err(error) => self.undecided(idx, error, events),
         }
         self.release(content_key);
         None
@@ -632,7 +647,10 @@ impl Scheduler {
             if self.states[consumer] == NodeState::Ready {
                 self.states[consumer] = NodeState::Waiting;
                 self.pending.remove(&consumer);
-                self.ready.remove(&self.ranks[consumer]);
+                // Before the order is known, nothing is in it.
+                if let Some(rank) = self.ranks.get(consumer) {
+                    self.ready.remove(rank);
+                }
                 self.contended.retain(|&idx| idx != consumer);
             }
         }
@@ -657,9 +675,9 @@ impl Scheduler {
                     announced: false,
                 };
                 self.pending.insert(producer, pending);
-                self.ready.insert(self.ranks[producer]);
+                self.ready.extend(self.ranks.get(producer));
             }
-            Err(error) => self.fail(producer, error.into(), Vec::new(), events),
+            Err(error) => self.undecided(producer, error, events),
         }
     }
 

@@ -54,17 +54,34 @@ impl Store {
         }
     }
 
-    /// Returns the manifest of a folder artifact, brought from elsewhere if it is not here; none for a file.
-    pub fn manifest(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
-        match (self.manifest_here(artifact), artifact.manifest, self.elsewhere()) {
+    /// Looks elsewhere for the records of those recipe keys that have none here.
+    pub fn look_ahead(&self, keys: impl IntoIterator<Item = RecipeKey>) {
+        if let Some(elsewhere) = self.elsewhere() {
+            let is_lacking = |key: &RecipeKey| self.record(*key).is_none();
+            let keys: Vec<Digest> = keys.into_iter().filter(is_lacking).map(|key| key.0).collect();
+            elsewhere.look_ahead(&keys);
+        }
+    }
+
+    /// Reads a blob as [`Store::read_blob`] does, after bringing it from elsewhere if it is not here.
+    pub fn read_blob_anywhere(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
+        match (self.read_blob(digest), self.elsewhere()) {
             // A blob's size matters only to whoever counts progress.
-            (Err(StoreError::MissingBlob { .. }), Some(digest), Some(elsewhere))
+            (Err(StoreError::MissingBlob { .. }), Some(elsewhere))
                 if elsewhere.fetch(&Artifact::of_blob(digest, 0), None) =>
             {
-                self.manifest_here(artifact)
+                self.read_blob(digest)
             }
-            (manifest, ..) => manifest,
+            (bytes, _) => bytes,
         }
+    }
+
+    /// Returns the manifest of a folder artifact, brought from elsewhere if it is not here; none for a file.
+    pub fn manifest(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
+        if let Some(digest) = artifact.manifest.filter(|_| self.elsewhere().is_some()) {
+            self.read_blob_anywhere(digest)?;
+        }
+        self.manifest_here(artifact)
     }
 
     /// Returns the first blob of a part that the store does not have.

@@ -7,7 +7,7 @@
 mod claims;
 mod pushes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -51,6 +51,8 @@ struct Shared {
     settings: RemoteSettings,
     /// What was found under each key that was asked for: the artifacts of a record, or that there is none.
     seen: Mutex<HashMap<Digest, Option<Artifacts>>>,
+    /// Artifacts and manifests that were promised and could not be had.
+    broken: Mutex<HashSet<Digest>>,
     /// One lock for each artifact that is being fetched, so that two nodes that need it fetch it once.
     fetching: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     is_down: AtomicBool,
@@ -91,6 +93,7 @@ impl Link {
             remote,
             settings,
             seen: Mutex::default(),
+            broken: Mutex::default(),
             fetching: Mutex::default(),
             is_down: AtomicBool::new(false),
             notes: Mutex::default(),
@@ -236,9 +239,15 @@ impl Elsewhere for Link {
 
     fn has(&self, key: RecipeKey, artifacts: &BTreeMap<String, Artifact>) -> bool {
         self.look_ahead(&[key.0]);
+        let broken = locked(&self.shared.broken);
+        let is_broken = |artifact: &Artifact| {
+            let mut digests = [Some(artifact.digest), artifact.manifest].into_iter().flatten();
+            digests.any(|digest| broken.contains(&digest))
+        };
         let seen = locked(&self.shared.seen);
         let found = seen.get(&key.0).and_then(Option::as_ref);
-        !self.shared.is_down() && found.is_some_and(|found| **found == *artifacts)
+        let is_same = found.is_some_and(|found| **found == *artifacts);
+        is_same && !self.shared.is_down() && !artifacts.values().any(is_broken)
     }
 
     fn fetch(&self, artifact: &Artifact, subpath: Option<&str>) -> bool {
@@ -248,12 +257,7 @@ impl Elsewhere for Link {
         match self.bring(artifact, subpath) {
             Ok(()) => true,
             Err(error) => {
-                // It promised this artifact, and will not be asked to keep other promises about it.
-                locked(&self.shared.seen).retain(|_, found| {
-                    !found
-                        .as_ref()
-                        .is_some_and(|found| found.values().any(|other| other.digest == artifact.digest))
-                });
+                locked(&self.shared.broken).insert(artifact.digest);
                 let doing = format!("fetching {}", artifact.digest.short());
                 self.shared.fault(&doing, &error);
                 false

@@ -103,6 +103,11 @@ impl Link {
         self.pushes.offered.load(Ordering::Relaxed).saturating_sub(ended)
     }
 
+    /// Returns the keys of results that earlier runs could not push.
+    pub fn unpushed(&self) -> Vec<RecipeKey> {
+        unpushed(&self.shared.store)
+    }
+
     /// Offers again what earlier runs could not push.
     pub fn offer_again(&self) {
         if !self.shared.settings.push || self.is_down() {
@@ -174,7 +179,13 @@ async fn push_file(shared: &Arc<Shared>, file: &RecordFile, replace: bool) -> Re
     let mut replace = replace;
     if !replace && let Some(bytes) = shared.remote.record(record.recipe_key.0).await? {
         match RecordFile::parse(&bytes) {
-            Some(there) => return Ok(compare(record, &there.record)),
+            Some(there) => {
+                let compared = compare(record, &there.record);
+                // It may have lost what its record promises.
+                if compared != Pushed::Same || has_all(shared, record).await? {
+                    return Ok(compared);
+                }
+            }
             // One that is damaged serves nobody.
             None => replace = true,
         }
@@ -202,6 +213,18 @@ async fn push_file(shared: &Arc<Shared>, file: &RecordFile, replace: bool) -> Re
             None => Pushed::Failed("the remote has a damaged record under this key; push it with --replace".into()),
         },
     })
+}
+
+async fn has_all(shared: &Shared, record: &Record) -> Result<bool, RemoteError> {
+    for artifact in record.artifacts.values() {
+        let manifest = artifact.manifest.map(Content::file);
+        for content in manifest.into_iter().chain([Content::from(artifact)]) {
+            if !shared.remote.has(content).await? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn compare(here: &Record, there: &Record) -> Pushed {
