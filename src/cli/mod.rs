@@ -21,8 +21,10 @@ mod revision;
 mod run;
 mod runs;
 mod schema;
+mod serve;
 mod show;
 mod status;
+mod token;
 mod watch;
 mod why;
 
@@ -141,6 +143,10 @@ enum Command {
     Watch(watch::WatchArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
+    /// Share the cache with other machines over HTTP
+    Serve(serve::ServeArgs),
+    /// Make, list and revoke the tokens that `serve` accepts
+    Token(token::TokenArgs),
     /// Write a commented pipeline to begin with
     Init(init::InitArgs),
     /// Print a JSON Schema of pipelines, for editors
@@ -222,6 +228,8 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Graph(args) => graph::run(args, global, output),
         Command::Watch(args) => watch::run(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),
+        Command::Serve(args) => serve::run(args, global, output),
+        Command::Token(args) => token::run(args, global, output),
         Command::Init(args) => init::run(args, global, output),
         Command::Schema(args) => schema::run(args, global, output),
         Command::Completions(args) => completions::run(args, output),

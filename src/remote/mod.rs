@@ -7,6 +7,9 @@
 //! Two kinds of remotes: object stores (`objects`), which know nothing of us, so that all cleverness is in the layout
 //! of what lies there; and `volvelle serve` (`http`), which speaks for a store like ours.
 
+pub mod http;
+pub mod tls;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,6 +156,9 @@ pub enum RemoteError {
     /// What the remote has is not what it says; nothing of it was used.
     #[error("{what} is damaged: {why}")]
     Damaged { what: String, why: String },
+    /// The remote won't have what was sent.
+    #[error("{what} was refused: {why}")]
+    Refused { what: String, why: String },
     /// Something that was asked for is not there.
     #[error("{what} is not in the remote")]
     Absent { what: String },

@@ -21,6 +21,7 @@
 //! tmp/            what is being written
 //! ```
 
+mod admit;
 mod artifact;
 mod blob;
 mod clock;
@@ -43,6 +44,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+pub use admit::{AdmitError, Admitted};
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
 pub use error::StoreError;
