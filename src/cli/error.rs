@@ -10,6 +10,7 @@ use super::Output;
 use crate::exec::RunError;
 use crate::graph::SelectError;
 use crate::remote::RemoteError;
+use crate::server::{ServeError, TokenError};
 use crate::settings::SettingsError;
 use crate::spec::Mistakes;
 use crate::store::StoreError;
@@ -38,6 +39,12 @@ pub enum CliError {
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// A server could not start, or failed.
+    #[error("{0}")]
+    Serve(#[from] ServeError),
+    /// The tokens of a server can't be used or changed.
+    #[error("{0}")]
+    Token(#[from] TokenError),
     /// Nodes failed; the run has told which and why.
     #[error("a node failed")]
     NodesFailed,
@@ -76,10 +83,14 @@ impl CliError {
             | CliError::Usage(_)
             | CliError::Settings(_)
             | CliError::Remote(RemoteError::Settings(_))
+            | CliError::Serve(ServeError::NoTokens { .. } | ServeError::OpenToAll(_))
+            | CliError::Token(TokenError::BadName(_) | TokenError::Exists(_) | TokenError::Unknown(_))
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
             CliError::Run(_)
             | CliError::Remote(_)
             | CliError::Store(_)
+            | CliError::Serve(_)
+            | CliError::Token(_)
             | CliError::NodesFailed
             | CliError::Absent(_)
             | CliError::Write { .. } => 1,

@@ -26,9 +26,11 @@ mod revision;
 mod run;
 mod runs;
 mod schema;
+mod serve;
 mod show;
 mod signing_key;
 mod status;
+mod token;
 mod transfer;
 mod watch;
 mod why;
@@ -167,6 +169,10 @@ enum Command {
     Key(key::KeyArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
+    /// Share the cache with other machines over HTTP
+    Serve(serve::ServeArgs),
+    /// Make, list and revoke the tokens that `serve` accepts
+    Token(token::TokenArgs),
     /// Write a commented pipeline to begin with
     Init(init::InitArgs),
     /// Print a JSON Schema of pipelines, for editors
@@ -251,6 +257,8 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Remote(args) => remote::run(args, global, output),
         Command::Key(args) => key::run(args, output),
         Command::Kinds(args) => kinds::run(args, global, output),
+        Command::Serve(args) => serve::run(args, global, output),
+        Command::Token(args) => token::run(args, global, output),
         Command::Init(args) => init::run(args, global, output),
         Command::Schema(args) => schema::run(args, global, output),
         Command::Completions(args) => completions::run(args, output),

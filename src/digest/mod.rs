@@ -145,6 +145,20 @@ key_newtype! {
     ContentKey
 }
 
+impl RecipeKey {
+    /// Returns the key of a preimage in its canonical text.
+    pub fn of_preimage(text: &str) -> RecipeKey {
+        RecipeKey(Digest::of_text("volvelle recipe v1", text))
+    }
+}
+
+impl ContentKey {
+    /// Returns the key of a preimage in its canonical text.
+    pub fn of_preimage(text: &str) -> ContentKey {
+        ContentKey(Digest::of_text("volvelle content v1", text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,7 +36,7 @@ pub fn open(settings: &RemoteSettings, cache: &Path) -> Result<Arc<dyn Remote>, 
     let url = &settings.url;
     let opened = match url.split_once(':').map_or("", |(scheme, _)| scheme) {
         "s3" | "gs" | "az" | "file" => objects::open(settings, cache),
-        "http" | "https" => http::open(settings, cache),
+        "http" | "https" => http::open(settings),
         _ => Err(RemoteError::Settings(format!(
             "the remote {url:?} should begin with s3://, gs://, az://, file:///, http:// or https://"
         ))),
@@ -184,6 +184,9 @@ pub enum RemoteError {
     /// What the remote has is not what it says; nothing of it was used.
     #[error("{what} is damaged: {why}")]
     Damaged { what: String, why: String },
+    /// The remote won't have what was sent.
+    #[error("{what} was refused: {why}")]
+    Refused { what: String, why: String },
     /// Something that was asked for is not there.
     #[error("{what} is not in the remote")]
     Absent { what: String },

@@ -59,11 +59,11 @@ pub struct TreeFile {
 impl Manifest {
     /// Returns the canonical text. The fields stand in the order of their names, and paths keep their bytes: a name
     /// is not text to be normalized, or it could not be given back as it was.
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         serde_json::to_string(self).expect("a manifest holds only strings, integers and booleans")
     }
 
-    fn artifact(&self, text: &str) -> Artifact {
+    pub(super) fn artifact(&self, text: &str) -> Artifact {
         Artifact {
             digest: Digest(blake3::derive_key(TREE_CONTEXT, text.as_bytes())),
             manifest: Some(Digest::of(text.as_bytes())),

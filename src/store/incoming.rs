@@ -77,6 +77,12 @@ impl Store {
         })
     }
 
+    /// Returns how much of a blob an earlier transfer left; none if nothing is there.
+    pub fn incoming_length(&self, digest: Digest) -> Option<u64> {
+        let found = fs::metadata(self.root().join("incoming").join(digest.to_string()));
+        found.ok().map(|found| found.len())
+    }
+
     /// Makes blobs of a group of received files, all durable when it returns, after it has read and checked each.
     ///
     /// # Errors

@@ -115,27 +115,47 @@ impl Store {
 
     /// Writes a record under both of its keys, durable when it returns. Its blobs must be durable already.
     pub fn put_record(&self, record: &Record) -> Result<(), StoreError> {
-        let by_recipe = self.sharded("records", record.recipe_key.0);
-        let by_content = self.sharded("records", record.content_key.0);
+        self.write_record(
+            record.recipe_key,
+            record.content_key,
+            &encode(record, self.signer.as_deref()),
+        )
+    }
+
+    /// Writes the bytes of a record file under both of its keys, durable when it returns.
+    pub(super) fn write_record(&self, recipe: RecipeKey, content: ContentKey, bytes: &[u8]) -> Result<(), StoreError> {
+        let by_recipe = self.sharded("records", recipe.0);
+        let by_content = self.sharded("records", content.0);
         for path in [&by_recipe, &by_content] {
             durable::make_folder(path.parent().unwrap_or(self.root()))?;
         }
         let temporary = durable::unique_path(&self.tmp());
-        let bytes = encode(record, self.signer.as_deref());
         let mut file = fs::File::create(&temporary).at("create", &temporary)?;
-        file.write_all(&bytes).at("write", &temporary)?;
+        file.write_all(bytes).at("write", &temporary)?;
         file.sync_data().at("flush", &temporary)?;
         let second = durable::unique_path(&self.tmp());
         if fs::hard_link(&temporary, &second).is_err() {
-            fs::write(&second, &bytes).at("write", &second)?;
+            fs::write(&second, bytes).at("write", &second)?;
         }
         fs::rename(&second, &by_content).at("rename into", &by_content)?;
         // The recipe key comes last, and its name alone is waited for: what it finds is done. A content key that a power
         // cut forgets costs an early cutoff.
         fs::rename(&temporary, &by_recipe).at("rename into", &by_recipe)?;
         durable::sync_folder(by_recipe.parent().unwrap_or(self.root()))?;
-        self.append_journal(record.recipe_key);
+        self.append_journal(recipe);
         Ok(())
+    }
+
+    /// Writes the bytes of a record file under its recipe key alone: another record keeps the content key.
+    pub(super) fn write_recipe_record(&self, recipe: RecipeKey, bytes: &[u8]) -> Result<(), StoreError> {
+        durable::write_file(&self.sharded("records", recipe.0), bytes, &self.tmp())?;
+        self.append_journal(recipe);
+        Ok(())
+    }
+
+    /// Returns the path of the record file of a recipe or content key, whether or not it exists.
+    pub fn record_path(&self, key: Digest) -> PathBuf {
+        self.sharded("records", key)
     }
 
     /// Writes the record of another recipe whose content key turned out to be the same, and returns it.
@@ -147,9 +167,7 @@ impl Store {
             same_as: Some(found.same_as.unwrap_or(found.recipe_key)).filter(|origin| *origin != key),
             ..found.clone()
         };
-        let path = self.sharded("records", key.0);
-        durable::write_file(&path, &encode(&record, self.signer.as_deref()), &self.tmp())?;
-        self.append_journal(key);
+        self.write_recipe_record(key, &encode(&record, self.signer.as_deref()))?;
         Ok(record)
     }
 

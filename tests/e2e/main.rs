@@ -14,5 +14,6 @@ mod lineage;
 mod mistakes;
 mod plan;
 mod project;
+mod proxy;
 mod share;
 mod watch;
