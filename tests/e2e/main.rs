@@ -14,4 +14,5 @@ mod lineage;
 mod mistakes;
 mod plan;
 mod project;
+mod proxy;
 mod watch;
