@@ -7,6 +7,9 @@
 //! Two kinds of remotes: object stores (`objects`), which know nothing of us, so that all cleverness is in the layout
 //! of what lies there; and `volvelle serve` (`http`), which speaks for a store like ours.
 
+pub mod objects;
+pub mod tls;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,6 +135,8 @@ pub struct RemoteGc {
     /// Records that were written longer ago than this go, and then what only they needed. Without it only what nobody
     /// needs goes.
     pub older_than: Option<Duration>,
+    /// What nobody needs and is younger stays, since somebody may be pushing what needs it; a day where nothing is said.
+    pub grace: Option<Duration>,
     pub dry_run: bool,
 }
 

@@ -45,7 +45,10 @@ struct Shared {
 
 impl Shared {
     fn faults(&self) -> Faults {
-        *self.faults.lock().expect("no thread of the proxy panics with the lock held")
+        *self
+            .faults
+            .lock()
+            .expect("no thread of the proxy panics with the lock held")
     }
 }
 
@@ -129,7 +132,9 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) {
     };
     let (shared_too, passed_too) = (Arc::clone(shared), Arc::clone(&passed));
     let back = thread::spawn(move || {
-        pump(server_too, client_too, &shared_too, &passed_too, |shared| &shared.bytes_to_client);
+        pump(server_too, client_too, &shared_too, &passed_too, |shared| {
+            &shared.bytes_to_client
+        });
     });
     pump(client, server, shared, &passed, |shared| &shared.bytes_to_server);
     let _ = back.join();
