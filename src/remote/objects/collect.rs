@@ -105,7 +105,8 @@ struct Collection<'a> {
 }
 
 pub(super) async fn collect(objects: &Objects, how: RemoteGc) -> Result<RemoteCollected, RemoteError> {
-    if !records::is_ours(objects).await? {
+    let is_used = records::is_ours(objects).await? || objects.is_ready.initialized();
+    if !is_used {
         return Ok(RemoteCollected::default());
     }
     let collection = Collection {

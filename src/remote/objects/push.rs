@@ -102,8 +102,14 @@ pub(super) async fn push(
         refresh(objects).await?;
     }
     let mut doubtful = doubtful(objects).await?;
-    for _ in 0..ROUNDS {
+    let mut all = Moved::default();
+    for round in 0..ROUNDS {
+        // What is done twice is shown once.
+        let unseen = Meter::default();
+        let meter = if round == 0 { meter } else { &unseen };
         let (map, sent, moved) = send(objects, store, &job, &doubtful, meter).await?;
+        all.wire_bytes += moved.wire_bytes;
+        all.spared_bytes = moved.spared_bytes;
         // Written before it is looked whether a collection goes on, as a collection looks for maps after it said so.
         let map = put_map(objects, map).await?;
         doubtful = self::doubtful(objects).await?;
@@ -111,8 +117,13 @@ pub(super) async fn push(
         let gone = lost_packs(objects, reused.copied().collect(), &doubtful).await?;
         if gone.is_empty() {
             objects.known_mut().add(&map);
-            return Ok(moved);
+            return Ok(all);
         }
+        eprintln!(
+            "ROUND {round} gone {gone:?} sent {sent:?} doubtful {doubtful:?} packs {:?}",
+            map.packs
+        );
+        tracing::info!(packs = gone.len(), "what a push relied on is gone; it is sent again");
         objects.known_mut().forget(gone);
     }
     Err(objects

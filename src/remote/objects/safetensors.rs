@@ -23,7 +23,7 @@ enum Entry {
 pub(super) fn header_len(start: &[u8], file_len: u64) -> Option<u64> {
     let len = u64::from_le_bytes(start.get(..8)?.try_into().ok()?);
     let looks_right = start.get(8) == Some(&b'{') && (2..=MAX_HEADER).contains(&len);
-    (looks_right && len + 8 <= file_len).then_some(len + 8)
+    (looks_right && len + 8 <= file_len).then(|| len + 8)
 }
 
 /// Returns the ends of the parts of a file, by its header with the number in front: the header, then one tensor each.

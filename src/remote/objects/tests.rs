@@ -57,6 +57,10 @@ impl Machine {
     }
 
     fn objects(&self, faulty: &Faulty) -> Objects {
+        self.objects_with(faulty, None)
+    }
+
+    fn objects_with(&self, faulty: &Faulty, parallel: Option<u32>) -> Objects {
         let bucket = Bucket {
             store: Arc::new(faulty.clone()),
             prefix: ObjectPath::from("team/one"),
@@ -68,7 +72,7 @@ impl Machine {
                 small: Duration::from_millis(500),
             },
         };
-        Objects::new(bucket, self.store.root(), None)
+        Objects::new(bucket, self.store.root(), parallel)
     }
 
     fn folder_remote(&self, shared: &TempDir) -> Arc<dyn Remote> {
@@ -396,11 +400,13 @@ async fn what_broke_goes_on_where_it_was() {
         die_after: Some(9),
         ..Faults::default()
     });
-    pushed(&ours.objects(&faulty), &ours, &artifact)
+    pushed(&ours.objects_with(&faulty, Some(1)), &ours, &artifact)
         .await
         .expect_err("it dies");
     faulty.set(Faults::default());
-    let moved = pushed(&ours.objects(&faulty), &ours, &artifact).await.expect("room");
+    let moved = pushed(&ours.objects_with(&faulty, Some(1)), &ours, &artifact)
+        .await
+        .expect("room");
     assert!(
         moved.wire_bytes < 60_000_000 && moved.spared_bytes > 10_000_000,
         "{moved:?}"
@@ -409,11 +415,11 @@ async fn what_broke_goes_on_where_it_was() {
         die_after: Some(12),
         ..Faults::default()
     });
-    fetched(&theirs.objects(&faulty), &theirs, &artifact)
+    fetched(&theirs.objects_with(&faulty, Some(1)), &theirs, &artifact)
         .await
         .expect_err("it dies");
     faulty.set(Faults::default());
-    let moved = fetched(&theirs.objects(&faulty), &theirs, &artifact)
+    let moved = fetched(&theirs.objects_with(&faulty, Some(1)), &theirs, &artifact)
         .await
         .expect("all of it");
     assert!(
@@ -473,12 +479,16 @@ async fn a_thousand_flipped_bits_are_noticed_before_use() {
                 Err(RemoteError::Damaged { .. }) => num_refused += 1,
                 Err(error) => panic!("{error}"),
             }
-            for blob in fs::read_dir(theirs.store.root().join("blobs"))
+            // All is read again, also what was received before the damage was met.
+            let blobs = fs::read_dir(theirs.store.root().join("blobs"))
                 .expect("a store")
-                .flatten()
+                .flatten();
+            for folder in blobs
+                .map(|shard| shard.path())
+                .chain([theirs.store.root().join("incoming")])
             {
-                for blob in fs::read_dir(blob.path()).expect("a shard").flatten() {
-                    fs::remove_file(blob.path()).expect("a blob");
+                for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+                    fs::remove_file(file.path()).expect("a file");
                 }
             }
         }
