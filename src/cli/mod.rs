@@ -7,6 +7,7 @@ mod compare;
 mod completions;
 mod diff;
 mod error;
+mod fsck;
 mod graph;
 mod init;
 mod kinds;
@@ -14,6 +15,7 @@ mod lineage;
 mod locate;
 mod locate_run;
 mod logs;
+mod meter;
 mod output;
 mod plan;
 mod progress;
@@ -134,6 +136,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Show what a node's worker wrote
     Logs(logs::LogsArgs),
+    /// Check the whole cache: every record and every blob
+    Fsck(fsck::FsckArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what a run would do, again at every save; runs nothing unless told to
@@ -213,6 +217,7 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Runs(args) => runs::run(args, global, output),
         Command::Show(args) => show::run(args, global, output),
         Command::Logs(args) => logs::run(args, global, output),
+        Command::Fsck(args) => fsck::run(args, global, output),
         Command::Graph(args) => graph::run(args, global, output),
         Command::Watch(args) => watch::run(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),

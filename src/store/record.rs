@@ -170,13 +170,13 @@ impl Store {
     }
 
     /// Appends to the journal, which the index and the snapshot read: a lost line costs time, nothing else.
-    fn append_journal(&self, key: RecipeKey) {
+    pub(super) fn append_journal(&self, line: impl std::fmt::Display) {
         let path = self.journal_path();
         let appended = fs::File::options()
             .create(true)
             .append(true)
             .open(&path)
-            .and_then(|mut file| file.write_all(format!("{key}\n").as_bytes()));
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
         if let Err(error) = appended {
             tracing::warn!(path = %path.display(), %error, "the journal of records could not be written");
         }
@@ -248,7 +248,7 @@ fn decode(bytes: &[u8]) -> Option<Record> {
 }
 
 /// Returns the JSON of a record file, if it is what was written.
-fn checked(bytes: &[u8]) -> Option<&str> {
+pub(super) fn checked(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
     let (json, check) = text.rsplit_once(CHECK)?;
     (check.parse::<Digest>().ok()? == Digest::of(json.as_bytes())).then_some(json)
