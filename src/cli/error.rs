@@ -48,6 +48,9 @@ pub enum CliError {
     /// Nodes failed; the run has told which and why.
     #[error("a node failed")]
     NodesFailed,
+    /// The cache is damaged; the check has told where.
+    #[error("the cache is damaged")]
+    Damaged,
     /// The user interrupted the run, which has told so.
     #[error("interrupted")]
     Interrupted,
@@ -92,6 +95,7 @@ impl CliError {
             | CliError::Serve(_)
             | CliError::Token(_)
             | CliError::NodesFailed
+            | CliError::Damaged
             | CliError::Absent(_)
             | CliError::Write { .. } => 1,
             CliError::Interrupted => 130,
@@ -106,7 +110,7 @@ impl CliError {
 pub(super) fn exit(result: Result<(), CliError>, output: &Output) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     match &error {
-        CliError::NodesFailed | CliError::Interrupted => {}
+        CliError::NodesFailed | CliError::Damaged | CliError::Interrupted => {}
         CliError::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => {}
         CliError::Mistakes(mistakes) => output.error_text(&mistakes.render(output.error_paint().color, output.width())),
         other => output.error_text(&format!("{} {other}\n", output.error_paint().error("error:"))),

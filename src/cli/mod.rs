@@ -7,6 +7,7 @@ mod compare;
 mod completions;
 mod diff;
 mod error;
+mod fsck;
 mod graph;
 mod init;
 mod key;
@@ -16,6 +17,7 @@ mod link;
 mod locate;
 mod locate_run;
 mod logs;
+mod meter;
 mod output;
 mod plan;
 mod progress;
@@ -155,6 +157,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Show what a node's worker wrote
     Logs(logs::LogsArgs),
+    /// Check the whole cache: every record and every blob
+    Fsck(fsck::FsckArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what a run would do, again at every save; runs nothing unless told to
@@ -250,6 +254,7 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Runs(args) => runs::run(args, global, output),
         Command::Show(args) => show::run(args, global, output),
         Command::Logs(args) => logs::run(args, global, output),
+        Command::Fsck(args) => fsck::run(args, global, output),
         Command::Graph(args) => graph::run(args, global, output),
         Command::Watch(args) => watch::run(args, global, output),
         Command::Push(args) => push::run(args, global, output),

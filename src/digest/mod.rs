@@ -46,6 +46,14 @@ impl Digest {
         Digest(*hasher.finalize().as_bytes())
     }
 
+    /// Returns the digest of a plugin's code, which is that of the digests of its files by name.
+    ///
+    /// # Errors
+    /// A name of a file has no canonical form.
+    pub fn of_code(files: &Value) -> Result<Digest, CanonicalError> {
+        Digest::of_value("volvelle code v1", files)
+    }
+
     /// Appends the 64 hexadecimal digits to a text.
     pub fn push_to(&self, out: &mut String) {
         out.push_str(blake3::Hash::from_bytes(self.0).to_hex().as_str());
@@ -107,13 +115,26 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 macro_rules! key_newtype {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $tag:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub Digest);
 
         impl $name {
+            /// Returns the key of a preimage, which is a canonical text.
+            pub fn of_text(preimage: &str) -> $name {
+                $name(Digest::of_text($tag, preimage))
+            }
+
+            /// Returns the key of a preimage that was read back.
+            ///
+            /// # Errors
+            /// The value has no canonical text, so it is no preimage.
+            pub fn of_preimage(preimage: &Value) -> Result<$name, CanonicalError> {
+                Digest::of_value($tag, preimage).map($name)
+            }
+
             /// Returns the first 12 hexadecimal digits, for people.
             pub fn short(&self) -> String {
                 self.0.short()
@@ -138,25 +159,11 @@ macro_rules! key_newtype {
 
 key_newtype! {
     /// Names a computation by kind, version, parameters and the recipe keys of its inputs: known before anything runs.
-    RecipeKey
+    RecipeKey "volvelle recipe v1"
 }
 key_newtype! {
     /// Names a computation by kind, version, parameters and the digests of its input artifacts.
-    ContentKey
-}
-
-impl RecipeKey {
-    /// Returns the key of a preimage in its canonical text.
-    pub fn of_preimage(text: &str) -> RecipeKey {
-        RecipeKey(Digest::of_text("volvelle recipe v1", text))
-    }
-}
-
-impl ContentKey {
-    /// Returns the key of a preimage in its canonical text.
-    pub fn of_preimage(text: &str) -> ContentKey {
-        ContentKey(Digest::of_text("volvelle content v1", text))
-    }
+    ContentKey "volvelle content v1"
 }
 
 #[cfg(test)]

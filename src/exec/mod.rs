@@ -104,6 +104,7 @@ pub fn run(
     let clock = Instant::now();
     let selection = selection::select(&graph, options)?;
     let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
+    store.verify_touched();
     let (folder, mut state) = store.start_run(&graph.pipeline, file)?;
     let mut journal = Journal::open(&folder, listener);
     let mut scheduler = Scheduler::new(

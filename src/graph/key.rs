@@ -26,12 +26,12 @@ pub(super) fn seed(kind: &str, version: u64, params: &Value) -> Result<u64, Cano
 
 /// Returns the recipe key of a preimage.
 pub(super) fn recipe_key(preimage: &str) -> RecipeKey {
-    RecipeKey::of_preimage(preimage)
+    RecipeKey::of_text(preimage)
 }
 
 /// Returns the content key of a preimage.
 pub(super) fn content_key(preimage: &str) -> ContentKey {
-    ContentKey::of_preimage(preimage)
+    ContentKey::of_text(preimage)
 }
 
 /// What the preimages of all nodes of a stage have in common, in canonical form.

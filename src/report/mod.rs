@@ -3,6 +3,7 @@
 mod change;
 mod compare;
 mod diff;
+mod fsck;
 pub mod graph;
 mod lineage;
 mod lines;
@@ -14,6 +15,7 @@ mod text;
 pub use change::{Extent, PlanChange, Planned, describe_plan_change, describe_reuse};
 pub use compare::{OTHER_COLUMNS, describe_table, number, table_as_csv, table_as_json};
 pub use diff::describe_difference;
+pub use fsck::describe_fsck;
 pub use lineage::{Lineage, describe_lineage, lineage_as_json, lineage_as_mermaid};
 pub use lines::{Lines, pushing};
 pub use plan::{describe_cause, describe_change, describe_parts, describe_plan, describe_plan_counts};

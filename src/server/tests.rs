@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::digest::{ContentKey, Digest, RecipeKey, canonical};
+use crate::digest::{ContentKey, Digest, RecipeKey};
 use crate::remote::http::open_with;
 use crate::remote::{Content, Meter, RecordPut, Remote, RemoteError};
 use crate::settings::RemoteSettings;
@@ -64,9 +64,9 @@ fn record(
     let (recipe, content) = (json!({"name": name, "x": 0.1}), json!({"name": name, "inputs": {}}));
     Ok(Record {
         format: Record::FORMAT,
-        recipe_key: RecipeKey::of_preimage(&canonical::to_string(&recipe)?),
+        recipe_key: RecipeKey::of_preimage(&recipe)?,
         recipe,
-        content_key: ContentKey::of_preimage(&canonical::to_string(&content)?),
+        content_key: ContentKey::of_preimage(&content)?,
         content,
         node: name.to_owned(),
         stage: name.to_owned(),

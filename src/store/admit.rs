@@ -11,7 +11,7 @@ use super::artifact::Artifact;
 use super::error::{IoContext, StoreError};
 use super::record::{Lookup, Record, RecordFile};
 use super::{Store, durable};
-use crate::digest::{ContentKey, Digest, RecipeKey, canonical};
+use crate::digest::{ContentKey, Digest, RecipeKey};
 
 /// How many missing blobs are named at once; who lacks more pushes these and asks again.
 const MOST_NAMED: usize = 1000;
@@ -221,11 +221,10 @@ impl RecordFile {
 }
 
 fn check_preimages(record: &Record) -> Result<(), AdmitError> {
-    let text = |value| canonical::to_string(value).ok();
-    if text(&record.recipe).map(|text| RecipeKey::of_preimage(&text)) != Some(record.recipe_key) {
+    if RecipeKey::of_preimage(&record.recipe).ok() != Some(record.recipe_key) {
         return Err(AdmitError::WrongPreimage { which: "recipe" });
     }
-    if text(&record.content).map(|text| ContentKey::of_preimage(&text)) != Some(record.content_key) {
+    if ContentKey::of_preimage(&record.content).ok() != Some(record.content_key) {
         return Err(AdmitError::WrongPreimage { which: "content" });
     }
     Ok(())

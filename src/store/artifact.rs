@@ -72,6 +72,11 @@ impl Manifest {
         }
     }
 
+    /// Returns whether this is the manifest of an artifact.
+    pub(super) fn is_of(&self, artifact: &Artifact) -> bool {
+        self.artifact(&self.encode()) == *artifact
+    }
+
     /// Returns what lies at a path inside: one file, or a folder as a manifest of its own.
     fn at(&self, subpath: &str) -> Option<Part> {
         let subpath = subpath.trim_matches('/');

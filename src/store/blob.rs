@@ -7,10 +7,13 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use super::Store;
 use super::durable;
 use super::error::{IoContext, StoreError};
+use super::seal;
 use crate::digest::Digest;
 
 /// What tells that a file was changed, without reading it.
@@ -57,7 +60,7 @@ impl Store {
 
     /// Returns whether the store has a blob, and with this many bytes.
     pub fn has_blob(&self, digest: Digest, size: u64) -> bool {
-        fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+        self.has_sealed(digest, size, self.verifies.load(Ordering::Relaxed))
     }
 
     /// Reads a blob and checks that its bytes are what its name says. A damaged one is moved aside and is missing.
@@ -145,11 +148,45 @@ impl Store {
 
     /// Makes a group of prepared files blobs, all durable when it returns.
     pub(crate) fn commit_blobs(&self, prepared: Vec<Prepared>) -> Result<(), StoreError> {
-        let moves = prepared
-            .into_iter()
-            .filter_map(|blob| Some((blob.source?, self.blob_path(blob.digest))));
-        durable::commit(&moves.collect::<Vec<_>>())
+        let mut moves = Vec::new();
+        let mut had = Vec::new();
+        for blob in prepared {
+            let Some(source) = blob.source else {
+                had.push(blob.digest);
+                continue;
+            };
+            // Without a seal it is read once more when it is used.
+            if let Err(error) = seal::seal(&source, blob.digest) {
+                tracing::debug!(blob = %blob.digest, %error, "a blob can't be sealed");
+            }
+            moves.push((source, self.blob_path(blob.digest)));
+        }
+        durable::commit(&moves)?;
+        self.flush_names(&had)
     }
+
+    /// Flushes the names of blobs that were there already: somebody else may have put them there a moment ago, and be
+    /// about to flush them, or have been killed in between.
+    fn flush_names(&self, had: &[Digest]) -> Result<(), StoreError> {
+        let mut flushed = self.flushed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for &digest in had {
+            let path = self.blob_path(digest);
+            let is_old = || fs::symlink_metadata(&path).is_ok_and(|found| is_settled(&found));
+            if !flushed.contains(&digest) && !is_old() {
+                durable::sync_folder(path.parent().unwrap_or(self.root()))?;
+            }
+            flushed.insert(digest);
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a file got its name so long ago that every filesystem has flushed it by itself.
+fn is_settled(metadata: &Metadata) -> bool {
+    const LONG: Duration = Duration::from_secs(300);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().max(0) as u64);
+    // A clock that went back leaves files of the future, of which nothing is known.
+    changed.elapsed().is_ok_and(|age| age > LONG)
 }
 
 /// Returns the digest and the number of bytes of a file.

@@ -18,9 +18,23 @@ pub enum StoreError {
     /// The cache was written by a later version of the program.
     #[error("{} has cache format {found}, and this volvelle reads up to {supported}; use a newer volvelle", path.display())]
     NewerFormat { path: PathBuf, found: u64, supported: u64 },
+    /// The cache uses something that came later than this program.
+    #[error("{} says that the cache needs `{need}`, which this volvelle does not know; use a newer volvelle", path.display())]
+    NewerNeed { path: PathBuf, need: String },
     /// The folder has a `format` file that is not ours.
-    #[error("{} is not a volvelle cache: its first line should be `volvelle cache N`", path.display())]
+    #[error(
+        "{} is not that of a volvelle cache: its first line should be `volvelle cache N`; if the folder is one and this \
+         file was damaged, remove the file, and it is written again",
+        path.display()
+    )]
     NotACache { path: PathBuf },
+    /// The cache can be read but not written, and something has to be written.
+    #[error("the cache {} can't be written ({source}); `plan`, `status`, `show` and the like can read it, and --cache DIR \
+             names another one", path.display())]
+    ReadOnly { path: PathBuf, source: io::Error },
+    /// Something that only one process may do at a time is being done by another.
+    #[error("another process is at work on it: {what}")]
+    Busy { what: &'static str },
     /// An artifact holds something that is neither a regular file nor a folder.
     #[error("{} is {what}; an artifact may hold only regular files and folders", path.display())]
     OddFile { path: PathBuf, what: &'static str },
@@ -39,6 +53,24 @@ pub enum StoreError {
     /// A path inside an artifact that the artifact does not have.
     #[error("no `{subpath}` in the artifact{}", listing(.has))]
     NoSubpath { subpath: String, has: Vec<String> },
+}
+
+impl StoreError {
+    /// Returns what the operating system said, if it was asked.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            StoreError::Io { source, .. } | StoreError::ReadOnly { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+}
+
+/// Returns whether a place can't be written at all: a read-only filesystem, or a folder of somebody else.
+pub(crate) fn is_read_only(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Shows what a folder has, for whoever asked for something else.

@@ -136,6 +136,23 @@ impl Store {
         }
     }
 
+    /// Returns what is wrong with the index, if anything. A copy of it is looked at, since sled writes when it opens; one that
+    /// another process has, or that can't be copied, is not looked at.
+    pub(super) fn index_damage(&self) -> Option<String> {
+        let path = self.root().join("index");
+        let _lock = self.claim_named("index").ok()??;
+        let copy = tempfile::tempdir().ok()?;
+        copy_folder(&path, copy.path()).ok()?;
+        let read = || {
+            let (_db, history, files) = open(copy.path())?;
+            history.iter().chain(files.iter()).try_for_each(|item| item.map(|_| ()))
+        };
+        match quietly(|| Some(read().map_err(|error| error.to_string()))) {
+            Outcome::Failed(error) => Some(error),
+            Outcome::Done(()) | Outcome::Closed => None,
+        }
+    }
+
     fn open_index(&self) -> Option<Index> {
         // Our own lock tells "taken" apart from "damaged", which sled's errors do not do reliably.
         let Ok(Some(lock)) = self.claim_named("index") else {
@@ -160,7 +177,7 @@ impl Store {
         None
     }
 
-    fn move_index_aside(&self, error: &str) {
+    pub(super) fn move_index_aside(&self, error: &str) {
         let folder = self.root().join("quarantine");
         let aside = durable::unique_path(&folder);
         let moved = fs::create_dir_all(&folder).and_then(|()| fs::rename(self.root().join("index"), &aside));
@@ -273,6 +290,20 @@ fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {
         db.drop_tree(name)?;
     }
     Ok((db, history, files))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&to)?;
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 enum Outcome<T> {

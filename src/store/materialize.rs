@@ -214,7 +214,7 @@ impl Store {
     }
 
     fn checked_blob(&self, digest: Digest, size: u64) -> Result<PathBuf, StoreError> {
-        if self.has_blob(digest, size) {
+        if self.has_sealed(digest, size, true) {
             Ok(self.blob_path(digest))
         } else {
             Err(StoreError::MissingBlob { digest })

@@ -5,7 +5,7 @@
 //! deleted at any time. Reading never waits for anybody.
 //!
 //! ```text
-//! format          one line, `volvelle cache 1`
+//! format          one line, `volvelle cache 2`, and what else a program has to know
 //! blobs/ab/cdef   content by digest, read-only
 //! records/ab/cdef one self-checking file per record, under its recipe key and under its content key
 //! records/journal  the recipe keys in the order of writing: what index and snapshot have yet to read
@@ -29,29 +29,32 @@ mod code;
 mod durable;
 mod elsewhere;
 mod error;
+mod fsck;
 mod history;
 mod incoming;
 mod index;
 mod known;
 mod lock;
 mod materialize;
+mod migrate;
 mod process;
 mod record;
 mod runs;
+mod seal;
 mod signature;
 mod snapshot;
 
-use std::fs;
-use std::io;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 pub use admit::{AdmitError, Admitted};
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
 pub use elsewhere::Elsewhere;
 pub use error::StoreError;
+pub use fsck::{Fate, Fault, FsckOptions, FsckReport, FsckStep, Need, Problem, Progress};
 pub use history::{Earlier, RecordHistory};
 pub use incoming::Incoming;
 pub use known::{InputsDigest, Known};
@@ -66,9 +69,6 @@ pub use snapshot::{Found, Snapshot};
 use crate::digest::{ContentKey, Digest};
 use error::IoContext;
 
-/// The version of the layout of the cache folder.
-const FORMAT: u64 = 1;
-
 /// A local store in one folder.
 #[derive(Debug)]
 pub struct Store {
@@ -80,6 +80,10 @@ pub struct Store {
     /// What signs the records that are written.
     signer: Option<Arc<SigningKey>>,
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// Whether blobs that were touched are read before they count as there.
+    verifies: AtomicBool,
+    /// Blobs that were there already and whose names are known to be on the disk.
+    flushed: Mutex<HashSet<Digest>>,
 }
 
 impl Store {
@@ -88,9 +92,10 @@ impl Store {
     /// # Errors
     /// The folder can't be written, belongs to something else, or was written by a newer program.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        fs::create_dir_all(root).at("create", root)?;
+        let root = std::path::absolute(root).at("resolve", root)?;
+        durable::make_folder(&root)?;
         // Paths of the store are handed to workers that run elsewhere, so they have to be absolute.
-        let root = root.canonicalize().at("resolve", root)?;
+        let root = root.canonicalize().at("resolve", &root)?;
         let store = Store {
             root,
             index: index::Slot::default(),
@@ -98,30 +103,10 @@ impl Store {
             trust: Trust::default(),
             signer: None,
             elsewhere: None,
+            verifies: AtomicBool::new(false),
+            flushed: Mutex::default(),
         };
-        let format = store.root.join("format");
-        match fs::read_to_string(&format) {
-            Ok(text) => check_format(&format, &text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                for folder in ["blobs", "records", "partial", "runs", "locks", "tmp"] {
-                    durable::make_folder(&store.root.join(folder))?;
-                }
-                // All at once they cost two flushes; made one by one when they are needed, five hundred.
-                for area in ["blobs", "records"].map(|area| store.root.join(area)) {
-                    for shard in (0..=u8::MAX).map(|shard| area.join(format!("{shard:02x}"))) {
-                        match fs::create_dir(&shard) {
-                            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                                return Err(error).at("create", &shard);
-                            }
-                            _ => {}
-                        }
-                    }
-                    durable::sync_folder(&area)?;
-                }
-                durable::write_file(&format, format!("volvelle cache {FORMAT}\n").as_bytes(), &store.tmp())?;
-            }
-            Err(error) => return Err(error).at("read", &format),
-        }
+        migrate::make_ready(&store)?;
         Ok(store)
     }
 
@@ -176,21 +161,6 @@ impl Store {
         let hex = digest.to_string();
         let (shard, rest) = hex.split_at(2);
         self.root.join(area).join(shard).join(rest)
-    }
-}
-
-fn check_format(path: &Path, text: &str) -> Result<(), StoreError> {
-    let first = text.lines().next().unwrap_or_default();
-    match first.strip_prefix("volvelle cache ").map(str::parse::<u64>) {
-        Some(Ok(found)) if (1..=FORMAT).contains(&found) => Ok(()),
-        Some(Ok(found)) if found > FORMAT => Err(StoreError::NewerFormat {
-            path: path.to_path_buf(),
-            found,
-            supported: FORMAT,
-        }),
-        _ => Err(StoreError::NotACache {
-            path: path.to_path_buf(),
-        }),
     }
 }
 

@@ -201,13 +201,13 @@ impl Store {
     }
 
     /// Appends to the journal, which the index and the snapshot read: a lost line costs time, nothing else.
-    pub(super) fn append_journal(&self, key: RecipeKey) {
+    pub(super) fn append_journal(&self, line: impl std::fmt::Display) {
         let path = self.journal_path();
         let appended = fs::File::options()
             .create(true)
             .append(true)
             .open(&path)
-            .and_then(|mut file| file.write_all(format!("{key}\n").as_bytes()));
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
         if let Err(error) = appended {
             tracing::warn!(path = %path.display(), %error, "the journal of records could not be written");
         }
@@ -284,7 +284,7 @@ fn decode(bytes: &[u8]) -> Option<Record> {
 }
 
 /// Returns the JSON of a record file, if it is what was written.
-fn checked(bytes: &[u8]) -> Option<&str> {
+pub(super) fn checked(bytes: &[u8]) -> Option<&str> {
     parts(bytes).map(|(json, _, _)| json)
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::clock::Timestamp;
 use super::durable;
-use super::error::{IoContext, StoreError};
+use super::error::{IoContext, StoreError, is_read_only};
 use super::process::Owner;
 
 /// Names a run by the time of its start: `20261122-154935-1f3a`. Later runs sort after earlier ones.
@@ -111,10 +111,21 @@ impl Store {
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => durable::make_folder(&runs)?,
-                Err(error) => return Err(error).at("create", &path),
+                Err(error) => return Err(error).at("create", &path).map_err(|error| self.unwritable(error)),
             }
         }
         unreachable!("some number is free")
+    }
+
+    /// Says of a cache that can't be written at all what that means.
+    fn unwritable(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Io { source, .. } if is_read_only(source.kind()) => StoreError::ReadOnly {
+                path: self.root().to_path_buf(),
+                source,
+            },
+            other => other,
+        }
     }
 
     /// Writes the state of a run. A torn file after a power cut reads as a run that was killed, so no flush is paid.
@@ -184,7 +195,7 @@ impl Store {
     }
 
     /// Attempts are named `RUN.NODE`; files that are being written `wPID-...`.
-    fn is_stale(&self, name: &str) -> bool {
+    pub(super) fn is_stale(&self, name: &str) -> bool {
         match name.split_once('.') {
             Some((run, _)) => self
                 .run_state(run)

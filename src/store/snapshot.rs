@@ -236,7 +236,54 @@ impl Snapshot {
     }
 }
 
+/// What a look at the whole snapshot tells.
+pub(super) enum SnapshotState {
+    /// It says what the records say, or there is none.
+    Good,
+    /// It is not what was written, which is noticed by whoever reads it.
+    Torn,
+    /// It claims to know a record and says something else.
+    Wrong(RecipeKey),
+}
+
 impl Store {
+    /// Compares the snapshot with the records that are good.
+    pub(super) fn check_snapshot(&self, is_good: impl Fn(RecipeKey) -> bool) -> SnapshotState {
+        let Ok(bytes) = fs::read(self.snapshot_path()) else {
+            return SnapshotState::Good;
+        };
+        let Some((snapshot, _)) = Snapshot::parse(bytes) else {
+            return SnapshotState::Torn;
+        };
+        for idx in 0..snapshot.num_entries {
+            let key = RecipeKey(snapshot.key(idx));
+            let path = self.sharded("records", key.0);
+            // An entry of another stamp is not believed anyway.
+            let is_same = || stamp(&path) == Some(snapshot.stamp(idx));
+            if !is_good(key) || !is_same() {
+                continue;
+            }
+            // Of several signers the entry has one that was trusted when it was written.
+            let is_right = record::read_known(&path, self.trust()).is_none_or(|known| {
+                let entry = snapshot.entry_known(idx as u32);
+                known
+                    == Known {
+                        signer: known.signer,
+                        ..entry
+                    }
+            });
+            if !is_right && is_same() {
+                return SnapshotState::Wrong(key);
+            }
+        }
+        SnapshotState::Good
+    }
+
+    /// Removes the snapshot, which is written again by the next run; returns whether it is gone.
+    pub(super) fn remove_snapshot(&self) -> bool {
+        fs::remove_file(self.snapshot_path()).is_ok()
+    }
+
     /// Reads the snapshot; an empty one where there is none that can be read.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_at(&self.shard_times())

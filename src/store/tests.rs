@@ -527,13 +527,13 @@ fn one_key_is_locked_by_one_at_a_time() -> Tested {
 #[test]
 fn a_newer_or_foreign_folder_is_refused() -> Tested {
     let (folder, store) = store()?;
-    fs::write(store.root().join("format"), "volvelle cache 2\n")?;
+    fs::write(store.root().join("format"), "volvelle cache 3\n")?;
     let root = folder.path().join("cache");
     assert!(matches!(
         Store::open(&root),
         Err(StoreError::NewerFormat {
-            found: 2,
-            supported: 1,
+            found: 3,
+            supported: 2,
             ..
         })
     ));
