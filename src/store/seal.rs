@@ -49,6 +49,16 @@ pub(super) fn has_seal(path: &Path, digest: Digest) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && is_sealed(&metadata, digest))
 }
 
+/// Seals a blob whose bytes were just read and are right, unless something wrote into it since before it was read.
+pub(super) fn seal_again(path: &Path, digest: Digest, before: &Metadata) {
+    let same = |now: &Metadata| (now.ctime(), now.ctime_nsec()) == (before.ctime(), before.ctime_nsec());
+    let sealed = fs::symlink_metadata(path).and_then(|now| if same(&now) { seal(path, digest) } else { Ok(()) });
+    // In a cache that can't be written it is read again the next time.
+    if let Err(error) = sealed {
+        tracing::debug!(blob = %digest, %error, "a blob that was touched can't be sealed again");
+    }
+}
+
 impl Store {
     /// From now on a blob that was touched is read again before it counts as there. Runs want this, since what is there is
     /// about to be used; whoever only shows how things stand doesn't read gigabytes for it.
@@ -66,16 +76,13 @@ impl Store {
         if !metadata.is_file() || metadata.len() != size {
             return false;
         }
-        is_sealed(&metadata, digest) || !verify || self.verify(digest, &path)
+        is_sealed(&metadata, digest) || !verify || self.verify(digest, &path, &metadata)
     }
 
-    fn verify(&self, digest: Digest, path: &Path) -> bool {
+    fn verify(&self, digest: Digest, path: &Path, before: &Metadata) -> bool {
         match hash_file(path) {
             Ok((found, _)) if found == digest => {
-                // In a cache that can't be written it is read again the next time.
-                if let Err(error) = seal(path, digest) {
-                    tracing::debug!(blob = %digest, %error, "a blob that was touched can't be sealed again");
-                }
+                seal_again(path, digest, before);
                 true
             }
             Ok(_) => {
