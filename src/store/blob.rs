@@ -90,11 +90,18 @@ impl Store {
     /// Adds a copy of a file as a blob, durable when it returns; the file itself stays as it is.
     pub fn add_copy(&self, path: &Path) -> Result<Digest, StoreError> {
         let copy = durable::unique_path(&self.tmp());
-        fs::copy(path, &copy).at("copy", path)?;
-        let prepared = self.prepare_file(&copy)?;
-        let digest = prepared.digest;
-        self.commit_blobs(vec![prepared])?;
-        Ok(digest)
+        let added = (|| {
+            fs::copy(path, &copy).at("copy", path)?;
+            let prepared = self.prepare_file(&copy)?;
+            let digest = prepared.digest;
+            self.commit_blobs(vec![prepared])?;
+            Ok(digest)
+        })();
+        if added.is_err() {
+            // A disk that is full gets its room back.
+            let _ = fs::remove_file(&copy);
+        }
+        added
     }
 
     pub(crate) fn prepare_bytes(&self, bytes: &[u8]) -> Result<Prepared, StoreError> {

@@ -40,6 +40,24 @@ impl std::fmt::Debug for Slot {
     }
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        close(self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+}
+
+/// Closes the index. sled flushes then, and panics where the disk refuses that; whoever opens it next finds out.
+fn close(slot: &mut Option<Index>) {
+    if let Some(index) = slot.take()
+        && let Outcome::Failed(error) = quietly(move || {
+            drop(index);
+            Some(Ok::<(), String>(()))
+        })
+    {
+        tracing::debug!(error, "the index could not be flushed when it was closed");
+    }
+}
+
 struct Index {
     db: sled::Db,
     history: sled::Tree,
@@ -90,7 +108,7 @@ impl Store {
 
     /// Closes the index, so that other processes can use it.
     pub fn close_index(&self) {
-        *self.index.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+        close(&mut self.index.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
     /// Visits every record there is, from the files.
@@ -129,7 +147,7 @@ impl Store {
             Outcome::Done(value) => Some(value),
             Outcome::Closed => None,
             Outcome::Failed(error) => {
-                *slot = None;
+                close(&mut slot);
                 self.move_index_aside(&error);
                 None
             }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::{IoContext, StoreError, is_read_only};
-use super::{Store, durable, fsck, seal};
+use super::{RunStatus, Store, durable, fsck, seal};
 use crate::digest::Digest;
 
 /// The version of the layout of the cache folder.
@@ -41,7 +41,7 @@ pub(super) fn make_ready(store: &Store) -> Result<(), StoreError> {
             Ok(()) => Ok(()),
             // Whoever only reads gets along with the older format, and whoever writes is told then.
             Err(error) if error.io_kind().is_some_and(is_read_only) => Ok(()),
-            Err(error) if error.io_kind() == Some(io::ErrorKind::StorageFull) => {
+            Err(error) if error.io_kind().is_some_and(is_full) => {
                 tracing::warn!(%error, "the cache has an older format and there is no room to bring it up to date");
                 Ok(())
             }
@@ -52,6 +52,10 @@ pub(super) fn make_ready(store: &Store) -> Result<(), StoreError> {
             write(store)
         }
     }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Returns the version of a cache; none where there is no file, or one that lost what was in it.
@@ -138,7 +142,13 @@ fn remove_key_locks(store: &Store) -> Result<(), StoreError> {
 }
 
 /// Seals the blobs as they are. That they are what their names say was believed so far, and is what `fsck` checks.
+///
+/// A run of an earlier program would take a seal on one of its inputs for a change of it. So beside one nothing is
+/// sealed; blobs are then read, and sealed, when they are first used.
 fn seal_blobs(store: &Store) -> Result<(), StoreError> {
+    if store.runs().iter().any(|run| run.status == RunStatus::Running) {
+        return Ok(());
+    }
     let (blobs, _) = fsck::list(&store.root().join("blobs"), &[])?;
     for (digest, path) in blobs {
         match seal::seal(&path, digest) {

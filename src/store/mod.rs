@@ -16,7 +16,7 @@
 //! runs/ID/        events, logs, the state of the run
 //! outputs/        the last results of each pipeline under readable names
 //! locks/          `keys`, of which each key that runs just now locks a byte, and who holds them
-//! quarantine/     blobs that were found damaged
+//! quarantine/     what was found damaged: blobs, records, an index
 //! incoming/       blobs that are being received from elsewhere
 //! tmp/            what is being written
 //! ```

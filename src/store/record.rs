@@ -129,18 +129,13 @@ impl Store {
         for path in [&by_recipe, &by_content] {
             durable::make_folder(path.parent().unwrap_or(self.root()))?;
         }
-        let temporary = durable::unique_path(&self.tmp());
-        let mut file = fs::File::create(&temporary).at("create", &temporary)?;
-        file.write_all(bytes).at("write", &temporary)?;
-        file.sync_data().at("flush", &temporary)?;
-        let second = durable::unique_path(&self.tmp());
-        if fs::hard_link(&temporary, &second).is_err() {
-            fs::write(&second, bytes).at("write", &second)?;
+        let (first, second) = (durable::unique_path(&self.tmp()), durable::unique_path(&self.tmp()));
+        let written = write_names(bytes, &first, &second, &by_recipe, &by_content);
+        if written.is_err() {
+            // A disk that is full gets its room back; what can't be removed is removed as a leftover.
+            let _ = (fs::remove_file(&first), fs::remove_file(&second));
         }
-        fs::rename(&second, &by_content).at("rename into", &by_content)?;
-        // The recipe key comes last, and its name alone is waited for: what it finds is done. A content key that a power
-        // cut forgets costs an early cutoff.
-        fs::rename(&temporary, &by_recipe).at("rename into", &by_recipe)?;
+        written?;
         durable::sync_folder(by_recipe.parent().unwrap_or(self.root()))?;
         self.append_journal(recipe);
         Ok(())
@@ -212,6 +207,26 @@ impl Store {
             tracing::warn!(path = %path.display(), %error, "the journal of records could not be written");
         }
     }
+}
+
+/// Writes a file under two names, the one of the recipe key last.
+fn write_names(
+    bytes: &[u8],
+    first: &Path,
+    second: &Path,
+    by_recipe: &Path,
+    by_content: &Path,
+) -> Result<(), StoreError> {
+    let mut file = fs::File::create(first).at("create", first)?;
+    file.write_all(bytes).at("write", first)?;
+    file.sync_data().at("flush", first)?;
+    if fs::hard_link(first, second).is_err() {
+        fs::write(second, bytes).at("write", second)?;
+    }
+    fs::rename(second, by_content).at("rename into", by_content)?;
+    // The recipe key comes last, and its name alone is waited for: what it finds is done. A content key that a power
+    // cut forgets costs an early cutoff.
+    fs::rename(first, by_recipe).at("rename into", by_recipe)
 }
 
 /// Reads a record file; none for one that is absent, damaged or of a newer format.

@@ -118,7 +118,7 @@ impl Store {
     }
 
     /// Says of a cache that can't be written at all what that means.
-    fn unwritable(&self, error: StoreError) -> StoreError {
+    pub(super) fn unwritable(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Io { source, .. } if is_read_only(source.kind()) => StoreError::ReadOnly {
                 path: self.root().to_path_buf(),

@@ -44,6 +44,21 @@ pub(super) fn is_sealed(metadata: &Metadata, digest: Digest) -> bool {
     metadata.mtime() == second(digest) && metadata.mtime_nsec() == 0
 }
 
+/// Returns whether there is a file with the seal of a digest.
+pub(super) fn has_seal(path: &Path, digest: Digest) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && is_sealed(&metadata, digest))
+}
+
+/// Seals a blob whose bytes were just read and are right, unless something wrote into it since before it was read.
+pub(super) fn seal_again(path: &Path, digest: Digest, before: &Metadata) {
+    let same = |now: &Metadata| (now.ctime(), now.ctime_nsec()) == (before.ctime(), before.ctime_nsec());
+    let sealed = fs::symlink_metadata(path).and_then(|now| if same(&now) { seal(path, digest) } else { Ok(()) });
+    // In a cache that can't be written it is read again the next time.
+    if let Err(error) = sealed {
+        tracing::debug!(blob = %digest, %error, "a blob that was touched can't be sealed again");
+    }
+}
+
 impl Store {
     /// From now on a blob that was touched is read again before it counts as there. Runs want this, since what is there is
     /// about to be used; whoever only shows how things stand doesn't read gigabytes for it.
@@ -61,16 +76,13 @@ impl Store {
         if !metadata.is_file() || metadata.len() != size {
             return false;
         }
-        is_sealed(&metadata, digest) || !verify || self.verify(digest, &path)
+        is_sealed(&metadata, digest) || !verify || self.verify(digest, &path, &metadata)
     }
 
-    fn verify(&self, digest: Digest, path: &Path) -> bool {
+    fn verify(&self, digest: Digest, path: &Path, before: &Metadata) -> bool {
         match hash_file(path) {
             Ok((found, _)) if found == digest => {
-                // In a cache that can't be written it is read again the next time.
-                if let Err(error) = seal(path, digest) {
-                    tracing::debug!(blob = %digest, %error, "a blob that was touched can't be sealed again");
-                }
+                seal_again(path, digest, before);
                 true
             }
             Ok(_) => {
@@ -91,6 +103,31 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn a_seal_that_comes_late_is_no_change_of_an_input_and_a_touch_is() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::open(&folder.path().join("cache"))?;
+        let output = folder.path().join("output");
+        fs::write(&output, "bytes")?;
+        let artifacts = store.admit(&[("out".to_owned(), output)])?;
+        let blob = store.blob_path(artifacts["out"].digest);
+        let touch =
+            || fs::File::open(&blob)?.set_times(fs::FileTimes::new().set_modified(std::time::SystemTime::now()));
+        touch()?;
+        let placed = store.place(&artifacts["out"], None, &folder.path().join("first"))?;
+        assert!(has_seal(&blob, artifacts["out"].digest), "it was read and sealed again");
+        assert!(store.changes(&placed).is_empty());
+
+        touch()?;
+        let metadata = fs::metadata(&blob)?;
+        assert!(!is_sealed(&metadata, artifacts["out"].digest));
+        assert!(
+            !store.changes(&placed).is_empty(),
+            "something wrote into it, or might have"
+        );
+        Ok(())
+    }
 
     #[test]
     fn a_seal_holds_until_somebody_writes() -> io::Result<()> {

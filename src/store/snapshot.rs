@@ -21,6 +21,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::Store;
 use super::artifact::Artifact;
 use super::known::{InputsDigest, Known};
@@ -248,35 +250,30 @@ pub(super) enum SnapshotState {
 
 impl Store {
     /// Compares the snapshot with the records that are good.
-    pub(super) fn check_snapshot(&self, is_good: impl Fn(RecipeKey) -> bool) -> SnapshotState {
+    pub(super) fn check_snapshot(&self, is_good: impl Fn(RecipeKey) -> bool + Sync) -> SnapshotState {
         let Ok(bytes) = fs::read(self.snapshot_path()) else {
             return SnapshotState::Good;
         };
         let Some((snapshot, _)) = Snapshot::parse(bytes) else {
             return SnapshotState::Torn;
         };
-        for idx in 0..snapshot.num_entries {
+        let wrong = (0..snapshot.num_entries).into_par_iter().find_map_any(|idx| {
             let key = RecipeKey(snapshot.key(idx));
             let path = self.sharded("records", key.0);
             // An entry of another stamp is not believed anyway.
             let is_same = || stamp(&path) == Some(snapshot.stamp(idx));
             if !is_good(key) || !is_same() {
-                continue;
+                return None;
             }
+            let known = record::read_known(&path, self.trust())?;
             // Of several signers the entry has one that was trusted when it was written.
-            let is_right = record::read_known(&path, self.trust()).is_none_or(|known| {
-                let entry = snapshot.entry_known(idx as u32);
-                known
-                    == Known {
-                        signer: known.signer,
-                        ..entry
-                    }
-            });
-            if !is_right && is_same() {
-                return SnapshotState::Wrong(key);
-            }
-        }
-        SnapshotState::Good
+            let entry = Known {
+                signer: known.signer,
+                ..snapshot.entry_known(idx as u32)
+            };
+            (known != entry && is_same()).then_some(key)
+        });
+        wrong.map_or(SnapshotState::Good, SnapshotState::Wrong)
     }
 
     /// Removes the snapshot, which is written again by the next run; returns whether it is gone.

@@ -135,6 +135,74 @@ fn a_full_ext4_stops_a_run_and_harms_nothing() {
     }
 }
 
+/// Runs with some system calls failing, each from a certain time on; none where that can't be done.
+fn run_with_faults(project: &Project, calls: &str, error: &str, when: usize) -> Option<Ended> {
+    let real = project.command(&["run", "p.yaml"]);
+    let mut command = Command::new("strace");
+    let inject = format!("inject={calls}:error={error}:when={when}+");
+    // Into the engine's threads, not into the workers: their `write` is their own business.
+    command.args(["-f", "-qq", "-o", "/dev/null", "-b", "execve", "-e"]);
+    command.arg(format!("trace={calls}")).args(["-e", &inject]);
+    command
+        .arg(real.get_program())
+        .args(real.get_args())
+        .current_dir(project.path(""));
+    let output = command.env("NO_COLOR", "1").output().ok()?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Some(Ended {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    })
+}
+
+#[test]
+fn a_disk_that_fails_at_any_call_stops_a_run_and_harms_nothing() {
+    let mut numbers = crate::project::Numbers::new("failing calls");
+    let faults = [
+        ("fdatasync", "EIO"),
+        ("fsync", "EIO"),
+        ("rename,renameat,renameat2", "ENOSPC"),
+        ("mkdir,mkdirat", "ENOSPC"),
+        ("link,linkat", "EMLINK"),
+        ("copy_file_range,sendfile", "ENOSPC"),
+        ("pwrite64", "ENOSPC"),
+        ("unlink,unlinkat,rmdir", "EIO"),
+        ("utimensat", "EPERM"),
+        ("chmod,fchmod,fchmodat", "EIO"),
+        ("ftruncate,fallocate", "ENOSPC"),
+    ];
+    let mut num_failed = 0;
+    for (calls, error) in faults {
+        for _ in 0..2 {
+            let project = Project::in_memory(PIPELINE);
+            project.volvelle(&["plan", "p.yaml"]);
+            let when = 1 + numbers.below(6);
+            let what = format!("{calls} {error} from {when} on");
+            let Some(ended) = run_with_faults(&project, calls, error, when) else {
+                return eprintln!("skipped: no strace to make calls fail with");
+            };
+            if ended.stderr.contains("ptrace") {
+                return eprintln!("skipped: strace may not trace here: {}", ended.stderr);
+            }
+            let said = format!("{what}: {}{}", ended.stdout, ended.stderr);
+            assert!(!said.contains("this is a bug"), "{said}");
+            assert!(matches!(ended.code, Some(0 | 1)), "{said}");
+            num_failed += usize::from(ended.code == Some(1));
+            let checked = project.volvelle(&["fsck"]);
+            assert_eq!(checked.code, Some(0), "{what}: {}{}", checked.stdout, checked.stderr);
+            let after = project.volvelle(&["run", "p.yaml"]);
+            assert_eq!(after.code, Some(0), "{what}: {}{}", after.stdout, after.stderr);
+            assert_eq!(
+                project.volvelle(&["show", "p.yaml", "sum.out"]).stdout,
+                "1\n2\n3\n4\n5\n"
+            );
+            assert_eq!(project.volvelle(&["fsck"]).code, Some(0), "{what}");
+        }
+    }
+    assert!(num_failed >= 6, "{num_failed} runs were disturbed");
+}
+
 #[test]
 fn a_limit_on_the_size_of_files_stops_a_run_and_harms_nothing() {
     // In blocks of 512 bytes. The signal is ignored as by a service manager, so that the write fails instead.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -11,6 +12,7 @@ use super::records::list;
 use super::{Check, Entry, FsckStep, Progress};
 use crate::digest::Digest;
 use crate::store::error::StoreError;
+use crate::store::seal;
 
 /// What is read at once: large enough for the hash to use wide instructions.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -50,8 +52,12 @@ impl Check<'_> {
             .par_iter()
             .filter(|blob| blob.is_reread)
             .filter_map(|blob| {
-                let why = wrong(blob.digest, &blob.path, self.progress)?;
-                Some((blob.digest, (blob.size, why)))
+                let before = fs::symlink_metadata(&blob.path).ok()?;
+                let why = wrong(blob.digest, &blob.path, self.progress);
+                if why.is_none() && self.options.repair {
+                    guard_again(blob, &before);
+                }
+                Some((blob.digest, (blob.size, why?)))
             })
             .collect();
         self.damaged.extend(damaged);
@@ -116,6 +122,18 @@ impl Check<'_> {
         let is_there = |entry: &Entry| elsewhere.has(entry.recipe_key, &entry.artifacts);
         let there = needing.into_iter().filter(|(entry, _)| is_there(entry));
         there.flat_map(|(_, parts)| parts).collect()
+    }
+}
+
+/// Gives a blob that is right its seal and its mode again, where something took them away.
+fn guard_again(blob: &Found, before: &fs::Metadata) {
+    if !seal::is_sealed(before, blob.digest) {
+        seal::seal_again(&blob.path, blob.digest, before);
+    }
+    if before.permissions().mode() & 0o222 != 0
+        && let Err(error) = fs::set_permissions(&blob.path, fs::Permissions::from_mode(0o444))
+    {
+        tracing::debug!(blob = %blob.digest, %error, "a blob can't be made read-only again");
     }
 }
 

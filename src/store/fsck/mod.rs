@@ -165,6 +165,9 @@ struct Entry {
     log: Option<Digest>,
 }
 
+/// The size of a damaged blob, and what is wrong with it.
+type Damage = (u64, String);
+
 /// What the passes found so far.
 struct Check<'a> {
     store: &'a Store,
@@ -179,7 +182,7 @@ struct Check<'a> {
     /// Logs, which are missed by nobody but people.
     logs: HashSet<Digest>,
     /// The blobs whose bytes are known to be wrong, with a reason.
-    damaged: HashMap<Digest, (u64, String)>,
+    damaged: HashMap<Digest, Damage>,
     missing: HashMap<Digest, u64>,
     /// Damaged records by the name of their file.
     bad_records: Vec<records::BadRecord>,
@@ -226,7 +229,8 @@ impl Store {
 
 fn claim(store: &Store) -> Result<NamedLock, StoreError> {
     let what = "the check of the cache with --repair";
-    store.claim_named("fsck")?.ok_or(StoreError::Busy { what })
+    let lock = store.claim_named("fsck").map_err(|error| store.unwritable(error))?;
+    lock.ok_or(StoreError::Busy { what })
 }
 
 impl Check<'_> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::{Check, Entry, FsckStep, Need};
+use super::{Check, Damage, Entry, FsckStep, Need};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 use crate::store::artifact::Artifact;
 use crate::store::error::{IoContext, StoreError};
@@ -20,10 +20,13 @@ pub(super) struct BadRecord {
     pub need: Option<Need>,
 }
 
+/// The blobs of a folder, with their sizes.
+type Files = Vec<(Digest, u64)>;
+
 /// What the file of a record turned out to be.
 enum Read {
     Good(Box<Record>),
-    Bad(BadRecord),
+    Bad(Box<BadRecord>),
     /// Written whole by a later version of the program.
     Newer,
     /// It is gone meanwhile.
@@ -54,7 +57,7 @@ impl Check<'_> {
                     by_recipe.insert(name, (entry(name, &record), record.run, record.attempt));
                 }
                 Read::Good(record) => by_content.push((entry(name, &record), record.run, record.attempt)),
-                Read::Bad(bad) => self.bad_records.push(bad),
+                Read::Bad(bad) => self.bad_records.push(*bad),
                 Read::Newer => newer += 1,
                 Read::Gone => {}
             }
@@ -116,7 +119,7 @@ impl Check<'_> {
     }
 
     /// Returns the files of a folder, or what is wrong with its manifest; nothing if it is not there.
-    fn check_manifest(&self, digest: Digest, artifact: &Artifact) -> Result<Vec<(Digest, u64)>, Option<(u64, String)>> {
+    fn check_manifest(&self, digest: Digest, artifact: &Artifact) -> Result<Files, Option<Damage>> {
         let bytes = match fs::read(self.store.blob_path(digest)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(None),
@@ -141,7 +144,7 @@ impl Check<'_> {
         self.bad_records
             .retain_mut(|bad| match read(bad.name, &store.sharded("records", bad.name)) {
                 Read::Bad(again) => {
-                    *bad = again;
+                    *bad = *again;
                     true
                 }
                 _ => false,
@@ -189,12 +192,12 @@ fn read(name: Digest, path: &std::path::Path) -> Read {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Read::Gone,
         Err(_) => {
             let (why, need) = ("it can't be read", None);
-            return Read::Bad(BadRecord { name, why, need });
+            return Read::Bad(Box::new(BadRecord { name, why, need }));
         }
     };
     let bad = |why, record: Option<&Record>| {
         let need = record.map(|record| entry(name, record).need(record.artifacts.keys().cloned().collect()));
-        Read::Bad(BadRecord { name, why, need })
+        Read::Bad(Box::new(BadRecord { name, why, need }))
     };
     let Some(json) = record::checked(&bytes) else {
         // What is left of it is good enough to tell which node it was of.

@@ -334,3 +334,65 @@ fn damage_beside_the_truth_is_noted_and_made_good() -> Tested {
     );
     Ok(())
 }
+
+#[test]
+fn a_snapshot_that_passes_for_good_and_lies_is_found() -> Tested {
+    let (_folder, store) = store()?;
+    let mut record = put(&store, "a", &[("x", "1".to_owned())])?;
+    for node in 0..70 {
+        put(&store, &format!("n{node}"), &[("x", node.to_string())])?;
+    }
+    store.refresh();
+    // The same file, of the same length, with the same times.
+    let path = store.sharded("records", record.recipe_key.0);
+    let modified = fs::metadata(&path)?.modified()?;
+    record.seconds = 20.0;
+    let other = store.root().join("tmp/other");
+    fs::create_dir(&other)?;
+    let aside = Store::open(&other)?;
+    aside.put_record(&record)?;
+    let bytes = fs::read(aside.sharded("records", record.recipe_key.0))?;
+    let file = fs::File::options().write(true).open(&path)?;
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0)?;
+    file.set_times(fs::FileTimes::new().set_modified(modified))?;
+    let problem = |report: &FsckReport| {
+        report
+            .problems
+            .iter()
+            .map(|found| (found.fault.clone(), found.fate))
+            .collect()
+    };
+    let found: Vec<(Fault, Fate)> = problem(&check(&store, true)?);
+    let key = record.recipe_key;
+    assert_eq!(found, [(Fault::WrongSnapshot { key }, Fate::Restored)]);
+    assert!(check(&store, false)?.problems.is_empty());
+    Ok(())
+}
+
+#[test]
+fn one_process_repairs_at_a_time_and_anyone_may_look() -> Tested {
+    let (_folder, store) = store()?;
+    let lock = store.claim_named("fsck")?.ok_or("free")?;
+    assert!(matches!(check(&store, true), Err(StoreError::Busy { .. })));
+    assert!(check(&store, false)?.is_clean());
+    drop(lock);
+    assert!(check(&store, true)?.is_clean());
+    Ok(())
+}
+
+#[test]
+fn repair_seals_and_locks_what_is_right_again() -> Tested {
+    let (_folder, store) = store()?;
+    put(&store, "a", &[("x", "1".to_owned())])?;
+    let blob = store.blob_path(Digest::of(b"1"));
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o644))?;
+    fs::write(&blob, "1")?;
+    let is_guarded = || -> Result<bool, std::io::Error> {
+        let metadata = fs::metadata(&blob)?;
+        let is_sealed = crate::store::seal::is_sealed(&metadata, Digest::of(b"1"));
+        Ok(is_sealed && metadata.permissions().mode() & 0o222 == 0)
+    };
+    assert!(check(&store, false)?.is_clean() && !is_guarded()?);
+    assert!(check(&store, true)?.is_clean() && is_guarded()?);
+    Ok(())
+}
