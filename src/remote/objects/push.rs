@@ -102,6 +102,7 @@ pub(super) async fn push(
         refresh(objects).await?;
     }
     let mut doubtful = doubtful(objects).await?;
+    objects.known_mut().forget(doubtful.iter().copied());
     let mut all = Moved::default();
     for round in 0..ROUNDS {
         // What is done twice is shown once.
@@ -119,10 +120,6 @@ pub(super) async fn push(
             objects.known_mut().add(&map);
             return Ok(all);
         }
-        eprintln!(
-            "ROUND {round} gone {gone:?} sent {sent:?} doubtful {doubtful:?} packs {:?}",
-            map.packs
-        );
         tracing::info!(packs = gone.len(), "what a push relied on is gone; it is sent again");
         objects.known_mut().forget(gone);
     }

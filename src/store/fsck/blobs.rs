@@ -111,6 +111,7 @@ impl Check<'_> {
             artifacts
                 .flat_map(|artifact| self.parts_of(artifact))
                 .map(|(digest, _)| digest)
+                .chain(entry.log)
                 .collect()
         };
         let needing = self.entries.iter().map(|entry| (entry, parts(entry)));
