@@ -20,10 +20,12 @@
 //! tmp/            what is being written
 //! ```
 
+mod admit;
 mod artifact;
 mod blob;
 mod clock;
 mod code;
+mod copy;
 mod durable;
 mod error;
 mod history;
@@ -34,14 +36,17 @@ mod materialize;
 mod process;
 mod record;
 mod runs;
+mod shared;
 mod snapshot;
+mod tree;
+mod writers;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-pub use artifact::{Artifact, Manifest, TreeFile};
+pub use artifact::{Artifact, Part};
+pub use blob::BlobState;
 pub use clock::{BadTimestamp, Timestamp};
 pub use error::StoreError;
 pub use history::{Earlier, RecordHistory};
@@ -52,6 +57,7 @@ pub use process::{Owner, host_name};
 pub use record::{Lookup, Record};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
 pub use snapshot::{Found, Snapshot};
+pub use tree::{LinkFault, Manifest, TreeFault, TreeFile, TreeLink};
 
 use crate::digest::{ContentKey, Digest};
 use error::IoContext;
@@ -64,8 +70,9 @@ const FORMAT: u64 = 1;
 pub struct Store {
     root: PathBuf,
     index: index::Slot,
-    /// Whether the filesystem turned out not to have reflinks.
-    no_reflinks: AtomicBool,
+    copier: copy::Copier,
+    shared: shared::Shared,
+    trust: blob::Trust,
 }
 
 impl Store {
@@ -80,7 +87,9 @@ impl Store {
         let store = Store {
             root,
             index: index::Slot::default(),
-            no_reflinks: AtomicBool::new(false),
+            copier: copy::Copier::default(),
+            shared: shared::Shared::default(),
+            trust: blob::Trust::default(),
         };
         let format = store.root.join("format");
         match fs::read_to_string(&format) {
@@ -162,5 +171,7 @@ fn check_format(path: &Path, text: &str) -> Result<(), StoreError> {
     }
 }
 
+#[cfg(test)]
+mod folder_tests;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ mod fuzzed;
 mod graph;
 mod json;
 mod language;
+mod large;
 mod lineage;
 mod mistakes;
 mod plan;
