@@ -31,6 +31,9 @@ pub struct RunArgs {
     /// Stop everything at the first failure
     #[arg(long)]
     fail_fast: bool,
+    /// Read cached results and outside files again, all of them, before they are believed; what is damaged is made again
+    #[arg(long)]
+    paranoid: bool,
     /// Print each event as a line of JSON
     #[arg(long)]
     json: bool,
@@ -38,6 +41,9 @@ pub struct RunArgs {
 
 pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let (store, link) = global.signing(Some(&args.pipeline.file))?;
+    if args.paranoid {
+        store.be_paranoid();
+    }
     let store = Arc::new(store);
     let graph = Arc::new(args.pipeline.graph(global, &store)?);
     let count = |number: Option<u32>| number.map(|number| number as usize);

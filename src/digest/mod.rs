@@ -4,6 +4,7 @@
 //! text under a domain tag. It doesn't know what a value means, so nothing here mentions nodes, stages or artifacts.
 //! The text that is hashed is the text that is stored and shown, so a key can always be explained.
 
+mod bytes;
 pub mod canonical;
 mod diff;
 mod files;
@@ -14,9 +15,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
+pub use bytes::read_digest;
 pub use canonical::CanonicalError;
 pub use diff::{Change, diff, leaves};
-pub use files::{DigestCache, FileError, FileStat, file_digest, path_digest};
+pub use files::{DigestCache, FileError, FileStat, FolderStat, file_digest, path_digest};
 
 /// Names bytes by their BLAKE3 hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -106,6 +106,7 @@ impl AttemptError {
                 Some("write `${inputs.NAME.list}`: a file that names the input's paths, one a line".into())
             }
             AttemptError::TimedOut { .. } => Some("raise `resources.timeout` of the stage".into()),
+            AttemptError::Store(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -211,6 +212,10 @@ pub(crate) async fn execute(
     let result = blocking(&attempt, move |attempt| {
         refuse_changes(attempt, &prepared.placed)?;
         let record = keep(attempt, &prepared.folders, outcome?)?;
+        prepared
+            .placed
+            .iter()
+            .for_each(|(_, placed)| attempt.store.take_back(placed));
         Ok(record)
     })
     .await;

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::artifact::{Manifest, Part};
+use super::artifact::Part;
 use super::error::StoreError;
+use super::tree::Manifest;
 use super::{Artifact, Store};
 use crate::digest::{Digest, RecipeKey};
 
@@ -68,7 +69,7 @@ impl Store {
         match (self.read_blob(digest), self.elsewhere()) {
             // A blob's size matters only to whoever counts progress.
             (Err(StoreError::MissingBlob { .. }), Some(elsewhere))
-                if elsewhere.fetch(&Artifact::of_blob(digest, 0), None) =>
+                if elsewhere.fetch(&Artifact::of_file(digest, 0), None) =>
             {
                 self.read_blob(digest)
             }
@@ -94,18 +95,6 @@ impl Store {
                     .find(|file| !self.has_blob(file.digest, file.size))
                     .map(|file| file.digest)
             }
-        }
-    }
-}
-
-impl Artifact {
-    /// Returns a single blob as an artifact, for which its manifest and the log of a node are taken here.
-    pub fn of_blob(digest: Digest, size_bytes: u64) -> Artifact {
-        Artifact {
-            digest,
-            manifest: None,
-            size_bytes,
-            files: 1,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::tree::{LinkFault, TreeFault};
 use crate::digest::Digest;
 
 /// A fault of the store, or of what was given to it.
@@ -35,9 +36,22 @@ pub enum StoreError {
     /// Something that only one process may do at a time is being done by another.
     #[error("another process is at work on it: {what}")]
     Busy { what: &'static str },
-    /// An artifact holds something that is neither a regular file nor a folder.
-    #[error("{} is {what}; an artifact may hold only regular files and folders", path.display())]
+    /// An output is, or holds, something that can't be kept.
+    #[error("{} is {what}; an artifact is a regular file, or a folder of files, folders and links that stay inside it", path.display())]
     OddFile { path: PathBuf, what: &'static str },
+    /// A symbolic link in an output that has no meaning elsewhere.
+    #[error("the symbolic link {} to {target} {fault}; an artifact keeps only links that stay inside it", path.display())]
+    BadLink {
+        path: PathBuf,
+        target: String,
+        fault: LinkFault,
+    },
+    /// An output that no manifest can describe.
+    #[error("{} can't be kept: {fault}", path.display())]
+    BadTree { path: PathBuf, fault: TreeFault },
+    /// An output that changed while it was read.
+    #[error("{} was changed while it was taken over", path.display())]
+    Changing { path: PathBuf },
     /// A file name in an artifact is not Unicode, so it has no canonical form.
     #[error("{} has a name that is not valid UTF-8", path.display())]
     BadName { path: PathBuf },
@@ -47,9 +61,12 @@ pub enum StoreError {
     /// What was received is not what was asked for.
     #[error("what was received for blob {} has another digest; it was not let in", digest.short())]
     WrongBytes { digest: Digest },
-    /// A folder's manifest blob does not read as one.
-    #[error("the manifest {} is damaged", digest.short())]
+    /// A folder's manifest is that of another folder.
+    #[error("the manifest {} is not that of the artifact", digest.short())]
     BadManifest { digest: Digest },
+    /// A folder's manifest names what has no place in a folder.
+    #[error("the manifest {} is refused: {fault}", digest.short())]
+    RefusedManifest { digest: Digest, fault: TreeFault },
     /// A path inside an artifact that the artifact does not have.
     #[error("no `{subpath}` in the artifact{}", listing(.has))]
     NoSubpath { subpath: String, has: Vec<String> },
@@ -60,6 +77,32 @@ impl StoreError {
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             StoreError::Io { source, .. } | StoreError::ReadOnly { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
+    /// Returns what the user could do about it, where that is not plain from the error.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            StoreError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("the disk of the cache is full: make room on it, or put the cache elsewhere with --cache")
+                }
+                io::ErrorKind::ReadOnlyFilesystem => Some("the cache has to be writable; --cache names another one"),
+                io::ErrorKind::PermissionDenied => Some(
+                    "files that belong to another user can't be taken over: let the stage write as the user who runs volvelle",
+                ),
+                _ => None,
+            },
+            StoreError::BadLink { .. } => {
+                Some("let the stage copy what the link leads to, or link it by a relative path")
+            }
+            StoreError::OddFile { .. } | StoreError::BadName { .. } | StoreError::BadTree { .. } => {
+                Some("let the stage remove or rename it before it ends")
+            }
+            StoreError::Changing { .. } => {
+                Some("a process that the stage left running writes to it: let the stage wait for it")
+            }
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
-use super::blob::{Prepared, hash_file};
+use super::blob::{Prepared, Source, hash_file};
 use super::error::{IoContext, StoreError};
 use super::{Store, durable};
 use crate::digest::Digest;
@@ -91,7 +91,7 @@ impl Store {
         let mut prepared = Vec::new();
         for incoming in &group {
             let (digest, size) = (incoming.digest, incoming.size);
-            let mut source = Some(incoming.path.clone());
+            let mut source = Some(Source::Output(incoming.path.clone()));
             // A longer one was left by a transfer of something else or was tampered with; the hash will tell.
             if hash_file(&incoming.path)? != (digest, size) {
                 fs::remove_file(&incoming.path).at("remove", &incoming.path)?;

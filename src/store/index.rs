@@ -16,13 +16,16 @@ use super::history::{self, Chunk, Chunks, RecordHistory, Summary};
 use super::lock::NamedLock;
 use super::record::{self, Record};
 use super::{Store, durable};
-use crate::digest::{Digest, DigestCache, FileStat, RecipeKey};
+use crate::digest::{Digest, DigestCache, FileStat, FolderStat, RecipeKey};
 
 /// Changes when the meaning of what is stored does; another number means building it again.
 const FORMAT: &[u8] = b"3";
 
 /// Below this, hashing a file again costs less than opening the index.
 const WORTH_REMEMBERING_BYTES: u64 = 4 << 20;
+
+/// The same for the number of files in a folder.
+const WORTH_REMEMBERING_FILES: u64 = 1000;
 
 /// How much memory sled may keep pages in; history is asked for a few nodes at a time.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -269,28 +272,66 @@ struct RememberedFile {
     digest: Digest,
 }
 
+#[derive(Serialize, Deserialize)]
+struct RememberedFolder {
+    stat: FolderStat,
+    digest: Digest,
+}
+
 impl DigestCache for Store {
     fn get(&self, path: &Path, stat: &FileStat) -> Option<Digest> {
         if stat.size_bytes < WORTH_REMEMBERING_BYTES {
             return None;
         }
-        let value = self.with_index(|index| index.files.get(path.as_os_str().as_encoded_bytes()))??;
-        let remembered: RememberedFile = serde_json::from_slice(&value).ok()?;
+        let remembered: RememberedFile = self.remembered(path.as_os_str().as_encoded_bytes())?;
         (remembered.stat == *stat).then_some(remembered.digest)
     }
 
     fn put(&self, path: &Path, stat: &FileStat, digest: Digest) {
-        if stat.size_bytes < WORTH_REMEMBERING_BYTES {
-            return;
+        if stat.size_bytes >= WORTH_REMEMBERING_BYTES {
+            let remembered = RememberedFile { stat: *stat, digest };
+            self.remember(path.as_os_str().as_encoded_bytes(), &remembered);
         }
-        let value = serde_json::to_vec(&RememberedFile { stat: *stat, digest }).expect("a stat is plain data");
-        self.with_index(|index| {
-            index
-                .files
-                .insert(path.as_os_str().as_encoded_bytes(), value)
-                .map(|_| ())
-        });
     }
+
+    fn get_folder(&self, path: &Path, stat: &FolderStat) -> Option<Digest> {
+        if !is_worth_remembering(stat) {
+            return None;
+        }
+        let remembered: RememberedFolder = self.remembered(&folder_key(path))?;
+        (remembered.stat == *stat).then_some(remembered.digest)
+    }
+
+    fn put_folder(&self, path: &Path, stat: &FolderStat, digest: Digest) {
+        if is_worth_remembering(stat) {
+            self.remember(&folder_key(path), &RememberedFolder { stat: *stat, digest });
+        }
+    }
+}
+
+impl Store {
+    /// Returns what the index knows of an outside file or folder, unless nothing is to be believed.
+    fn remembered<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Option<T> {
+        if self.is_paranoid() {
+            return None;
+        }
+        let value = self.with_index(|index| index.files.get(key))??;
+        serde_json::from_slice(&value).ok()
+    }
+
+    fn remember<T: Serialize>(&self, key: &[u8], value: &T) {
+        let value = serde_json::to_vec(value).expect("a stat is plain data");
+        self.with_index(|index| index.files.insert(key, value).map(|_| ()));
+    }
+}
+
+fn is_worth_remembering(stat: &FolderStat) -> bool {
+    stat.size_bytes >= WORTH_REMEMBERING_BYTES || stat.num_files >= WORTH_REMEMBERING_FILES
+}
+
+/// No path ends with a zero byte, so a folder is never taken for a file that lay there earlier.
+fn folder_key(path: &Path) -> Vec<u8> {
+    [path.as_os_str().as_encoded_bytes(), b"\0"].concat()
 }
 
 fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {

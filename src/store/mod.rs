@@ -26,6 +26,7 @@ mod artifact;
 mod blob;
 mod clock;
 mod code;
+mod copy;
 mod durable;
 mod elsewhere;
 mod error;
@@ -38,19 +39,23 @@ mod lock;
 mod materialize;
 mod migrate;
 mod process;
+mod received;
 mod record;
 mod runs;
 mod seal;
+mod shared;
 mod signature;
 mod snapshot;
+mod tree;
+mod writers;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-pub use admit::{AdmitError, Admitted};
-pub use artifact::{Artifact, Manifest, TreeFile};
+pub use artifact::{Artifact, Part};
+pub use blob::BlobState;
 pub use clock::{BadTimestamp, Timestamp};
 pub use elsewhere::Elsewhere;
 pub use error::StoreError;
@@ -61,10 +66,12 @@ pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
 pub use process::{Owner, host_name};
+pub use received::{AdmitError, Admitted};
 pub use record::{Lookup, Record, RecordFile};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
 pub use signature::{BadPublicKey, PublicKey, SigningKey, Trust};
 pub use snapshot::{Found, Snapshot};
+pub use tree::{LinkFault, Manifest, TreeFault, TreeFile, TreeLink};
 
 use crate::digest::{ContentKey, Digest};
 use error::IoContext;
@@ -74,8 +81,6 @@ use error::IoContext;
 pub struct Store {
     root: PathBuf,
     index: index::Slot,
-    /// Whether the filesystem turned out not to have reflinks.
-    no_reflinks: AtomicBool,
     trust: Trust,
     /// What signs the records that are written.
     signer: Option<Arc<SigningKey>>,
@@ -84,6 +89,9 @@ pub struct Store {
     verifies: AtomicBool,
     /// Blobs that were there already and whose names are known to be on the disk.
     flushed: Mutex<HashSet<Digest>>,
+    copier: copy::Copier,
+    shared: shared::Shared,
+    paranoia: blob::Paranoia,
 }
 
 impl Store {
@@ -99,12 +107,14 @@ impl Store {
         let store = Store {
             root,
             index: index::Slot::default(),
-            no_reflinks: AtomicBool::new(false),
             trust: Trust::default(),
             signer: None,
             elsewhere: None,
             verifies: AtomicBool::new(false),
             flushed: Mutex::default(),
+            copier: copy::Copier::default(),
+            shared: shared::Shared::default(),
+            paranoia: blob::Paranoia::default(),
         };
         migrate::make_ready(&store)?;
         Ok(store)
@@ -164,5 +174,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod folder_tests;
 #[cfg(test)]
 mod tests;

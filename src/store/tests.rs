@@ -14,22 +14,22 @@ use tempfile::TempDir;
 use super::*;
 use crate::digest::{DigestCache, FileStat, RecipeKey};
 
-type Tested = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Tested = Result<(), Box<dyn std::error::Error>>;
 
-fn store() -> Result<(TempDir, Store), Box<dyn std::error::Error>> {
+pub(super) fn store() -> Result<(TempDir, Store), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let store = Store::open(&folder.path().join("cache"))?;
     Ok((folder, store))
 }
 
 /// Adds a file as the only output of a made-up node.
-fn put(store: &Store, name: &str, bytes: &[u8]) -> Result<Record, Box<dyn std::error::Error>> {
+pub(super) fn put(store: &Store, name: &str, bytes: &[u8]) -> Result<Record, Box<dyn std::error::Error>> {
     let path = store.tmp().join(format!("output-{name}"));
     fs::write(&path, bytes)?;
     put_path(store, name, path)
 }
 
-fn put_path(store: &Store, name: &str, path: PathBuf) -> Result<Record, Box<dyn std::error::Error>> {
+pub(super) fn put_path(store: &Store, name: &str, path: PathBuf) -> Result<Record, Box<dyn std::error::Error>> {
     let artifacts = store.admit(&[("out".to_owned(), path)])?;
     let record = Record {
         format: Record::FORMAT,
@@ -203,7 +203,7 @@ fn a_file_and_a_folder_never_have_the_same_digest() -> Tested {
 }
 
 #[test]
-fn links_in_an_artifact_are_refused_and_hard_links_are_cut() -> Tested {
+fn links_that_leave_an_artifact_are_refused_and_hard_links_are_cut() -> Tested {
     let (folder, store) = store()?;
     let tree = folder.path().join("tree");
     fs::create_dir(&tree)?;
@@ -212,8 +212,8 @@ fn links_in_an_artifact_are_refused_and_hard_links_are_cut() -> Tested {
     assert!(
         matches!(
             refused,
-            Err(StoreError::OddFile {
-                what: "a symbolic link",
+            Err(StoreError::BadLink {
+                fault: LinkFault::Absolute,
                 ..
             })
         ),

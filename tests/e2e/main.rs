@@ -14,6 +14,7 @@ mod garbage;
 mod graph;
 mod json;
 mod language;
+mod large;
 mod lineage;
 mod many;
 mod mistakes;
