@@ -10,6 +10,7 @@
 //! Nothing here can fail a stage: what can't be saved or used costs a warning and time.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ const SHARE: u32 = 20;
 /// What an attempt goes on from, and the way to save for the next one.
 pub struct Saver<'a> {
     job: &'a Job,
+    /// The partial folder, ours while it is open; without it nothing is read or written.
+    folder: Option<File>,
     params: SaveParams,
     owner: Owner,
     setup: Setup,
@@ -81,8 +84,16 @@ impl<'a> Saver<'a> {
         let device = if device == Device::Cpu { "cpu" } else { "cuda" };
         // From here on there is something to save.
         stop::listen();
+        let folder = match partial::take(job.partial()) {
+            Ok(folder) => Some(folder),
+            Err(error) => {
+                job.warning(&format!("nothing is continued and nothing can be saved: {error}"));
+                None
+            }
+        };
         Ok(Self {
             job,
+            folder,
             params,
             owner: Owner {
                 kind: job.kind().to_owned(),
@@ -130,8 +141,8 @@ impl<'a> Saver<'a> {
     ///
     /// `load` gets its folder, its step and the number of threads; what it fails with makes the checkpoint unusable.
     pub fn resume<T>(&mut self, mut load: impl FnMut(&Path, usize, usize) -> Result<T>) -> Option<T> {
-        let folder = self.job.partial();
-        let candidates = partial::candidates(folder).unwrap_or_default();
+        self.folder.as_ref()?;
+        let candidates = partial::candidates(self.job.partial()).unwrap_or_default();
         let mut found = None;
         for path in candidates {
             let ignored = |why: &dyn std::fmt::Display| {
@@ -316,6 +327,9 @@ impl<'a> Saver<'a> {
     }
 
     fn save(&mut self, fill: impl FnOnce(&Path) -> Result<()>) {
+        if self.folder.is_none() {
+            return;
+        }
         let started = Instant::now();
         let folder = self.job.partial();
         let saved =
@@ -339,7 +353,7 @@ impl<'a> Saver<'a> {
 
     /// Writes the batches that are in no journal yet, if they go on from the newest checkpoint.
     fn write_journal(&mut self) {
-        if self.unsaved.is_empty() || self.step != self.base.0 {
+        if self.folder.is_none() || self.unsaved.is_empty() || self.step != self.base.0 {
             return;
         }
         let (step, digest) = &self.base;

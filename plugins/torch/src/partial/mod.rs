@@ -16,9 +16,10 @@ mod failures;
 mod journal;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -71,6 +72,30 @@ impl Owner {
             kind: found.kind,
             key: found.key,
         })
+    }
+}
+
+/// How long to wait for a worker whose engine was killed to be gone: it is killed too, but perhaps not before us.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Takes a partial folder for this process, until the file is closed. The engine runs a key once at a time; this is for
+/// the moment in which an engine was killed and its worker still writes.
+///
+/// # Errors
+/// The folder can't be made, or another process still has it after a while.
+pub fn take(folder: &Path) -> Result<File, Unusable> {
+    let file = fs::create_dir_all(folder)
+        .and_then(|()| File::open(folder))
+        .map_err(|source| io(folder, source))?;
+    let asked_at = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if asked_at.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(io(folder, error.into())),
+        }
     }
 }
 

@@ -166,11 +166,26 @@ fn a_folder_that_can_not_be_written_costs_a_warning() {
     let ended = stage.run();
     ended
         .assert_done()
-        .assert_says("warning: the work so far could not be saved");
+        .assert_says("warning: nothing is continued and nothing can be saved");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+#[test]
+fn a_disk_that_is_full_costs_a_warning_and_the_checkpoint() {
+    let mut stage = Base::get().sft(sft_params());
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    // Enough for the model, and not for the model with its optimizer.
+    stage.limit_file_size(150_000);
+    let ended = stage.run();
+    ended
+        .assert_done()
+        .assert_says("warning: the work so far could not be saved, so a stop would lose it");
     assert_eq!(
         ended.messages().matches("could not be saved").count(),
         1,
         "it is said once"
     );
+    assert_eq!(stage.saved_step(), None);
     assert_eq!(stage.digests(), untouched.digests());
 }

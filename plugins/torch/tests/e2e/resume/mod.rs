@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stage::{Base, Stage};
 
 /// Steps that are enough for a kill to come in the middle.
-const NUM_STEPS: usize = 40;
+const NUM_STEPS: usize = 30;
 
 fn training(more: &[(&str, Value)]) -> Value {
     let mut params = json!({"max_steps": NUM_STEPS, "save_steps": 1});
@@ -59,7 +59,7 @@ fn pretraining_continues() {
 
 #[test]
 fn fine_tuning_continues_after_each_of_two_kills() {
-    assert_continues(&Base::get().sft(sft_params()), &[5, 20]);
+    assert_continues(&Base::get().sft(sft_params()), &[5, 16]);
 }
 
 #[test]
@@ -171,6 +171,55 @@ fn sigterm_saves_and_ends() {
         last.assert_done().assert_says("continues from step");
         assert_eq!(stage.digests(), untouched.digests());
     }
+}
+
+#[test]
+fn a_stage_that_was_stopped_after_its_last_step_only_writes_its_outputs() {
+    // A stage of one step more never saves its last: so its newest checkpoint is that of our last step.
+    let mut sft = sft_params();
+    sft["lr_scheduler_type"] = json!("constant");
+    let base = Base::get();
+    for mut stage in [base.sft(sft), base.grpo(grpo_params(0))] {
+        stage.set("/params/max_steps", json!(5));
+        let untouched = stage.fresh();
+        untouched.run().assert_done();
+        stage.set("/params/max_steps", json!(6));
+        stage.kill_after(5);
+        stage.set("/params/max_steps", json!(5));
+        let last = stage.run();
+        assert_eq!(last.assert_done().continued_from(), Some(5));
+        let metric = last
+            .events
+            .iter()
+            .rfind(|event| event["event"] == "metric")
+            .expect("a metric");
+        assert_eq!(metric["step"], 5, "the record keeps the last values");
+        assert_eq!(stage.digests(), untouched.digests());
+    }
+}
+
+#[test]
+fn two_workers_never_save_into_one_folder() {
+    let stage = Base::get().sft(sft_params());
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    std::fs::create_dir_all(stage.partial()).expect("a folder");
+    let folder = std::fs::File::open(stage.partial()).expect("a folder");
+    folder.lock().expect("nobody else has it");
+    let ended = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| stage.run());
+        // This is said right before the training begins, and the training begins with what was saved.
+        while !stage.said().contains("tokens each") {
+            assert!(!waiting.is_finished(), "it ended without a word");
+            std::thread::yield_now();
+        }
+        let said = stage.said();
+        assert!(!said.contains("\"progress\""), "it did not wait for the folder: {said}");
+        drop(folder);
+        waiting.join().expect("no panic")
+    });
+    ended.assert_done();
+    assert_eq!(stage.digests(), untouched.digests());
 }
 
 #[test]

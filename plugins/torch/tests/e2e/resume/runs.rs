@@ -28,7 +28,7 @@ stages:
       num_attention_heads: 2
       num_key_value_heads: 2
       per_device_train_batch_size: 16
-      max_steps: 60
+      max_steps: 100
       save_steps: 1
 ";
 

@@ -1,7 +1,7 @@
 //! One stage as the engine would start it, attempt after attempt, and ways to end an attempt at a defined moment.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -20,6 +20,8 @@ pub struct Stage {
     dir: TempDir,
     request: Value,
     outputs: Vec<&'static str>,
+    /// Longer files can't be written, as on a disk that is full.
+    max_file_size: Option<u64>,
 }
 
 /// How an attempt ended, and what it said.
@@ -95,6 +97,7 @@ impl Stage {
             dir,
             request,
             outputs: outputs.to_vec(),
+            max_file_size: None,
         }
     }
 
@@ -116,6 +119,11 @@ impl Stage {
         *self.request.pointer_mut(pointer).expect("it is in every request") = value;
     }
 
+    /// Makes writing longer files fail in the attempts that follow.
+    pub fn limit_file_size(&mut self, bytes: u64) {
+        self.max_file_size = Some(bytes);
+    }
+
     pub fn output(&self, name: &str) -> PathBuf {
         self.dir.path().join("out").join(name)
     }
@@ -133,12 +141,33 @@ impl Stage {
         std::fs::write(events, "").expect("a file");
         let path = self.dir.path().join("request.json");
         std::fs::write(&path, self.request.to_string()).expect("a file");
-        Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"));
+        command
             .arg("worker")
             .arg(path)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the worker starts")
+            .env("OMP_WAIT_POLICY", "passive")
+            .stderr(Stdio::null());
+        if let Some(bytes) = self.max_file_size {
+            let limit = libc::rlimit {
+                rlim_cur: bytes,
+                rlim_max: bytes,
+            };
+            let apply = move || {
+                // SAFETY: two calls that may be made between fork and exec. Without the first the second would kill.
+                let status = unsafe {
+                    libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                    libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
+                };
+                if status == 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                }
+            };
+            // SAFETY: as said above, and it touches no memory but its own.
+            unsafe { command.pre_exec(apply) };
+        }
+        command.spawn().expect("the worker starts")
     }
 
     fn end(&self, mut child: Child) -> Ended {
@@ -152,6 +181,11 @@ impl Stage {
                 .filter_map(|line| serde_json::from_str(line).ok())
                 .collect(),
         }
+    }
+
+    /// The events of the newest attempt so far, as text.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("events")).unwrap_or_default()
     }
 
     /// Runs an attempt to its end.
@@ -205,9 +239,8 @@ impl Stage {
     /// Sends SIGTERM when `done` units are reported as done.
     #[track_caller]
     pub fn terminate_after(&self, done: u64) -> Ended {
-        let events = self.dir.path().join("events");
         let is_time = || {
-            let text = std::fs::read_to_string(&events).unwrap_or_default();
+            let text = self.said();
             let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             events.filter_map(|event| event["done"].as_u64()).any(|at| at >= done)
         };
