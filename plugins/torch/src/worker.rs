@@ -191,8 +191,9 @@ impl Job {
         self.emit(json!({"event": "log", "level": "info", "message": message}));
     }
 
-    /// Reports what is of use to whoever reads the events of a run, and not worth a line on a terminal.
+    /// Reports what is of use to whoever reads the log of a node or the events of a run, and not worth a line of a terminal.
     pub fn debug(&self, message: &str) {
+        eprintln!("{message}");
         self.emit(json!({"event": "log", "level": "debug", "message": message}));
     }
 

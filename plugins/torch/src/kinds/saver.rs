@@ -38,7 +38,8 @@ struct SaveParams {
     save_seconds: f64,
 }
 
-/// Saving a checkpoint may cost one part in so many of the time, where the clock decides.
+/// Where the clock decides, a checkpoint is not saved before so many times what the last one took has passed: a large model
+/// on a slow disk must not spend its time on saving.
 const SHARE: u32 = 20;
 
 /// What an attempt goes on from, and the way to save for the next one.
@@ -61,7 +62,7 @@ pub struct Saver<'a> {
     /// Batches that are in no journal yet.
     unsaved: Vec<Batch>,
     recalled: HashMap<(u64, usize), Vec<Completion>>,
-    /// Something could not be saved: said once.
+    /// The last save failed; that is said once.
     is_broken: bool,
     /// `save_steps` counts generated batches: the kind has no steps.
     batches_are_steps: bool,
@@ -353,7 +354,9 @@ impl<'a> Saver<'a> {
 
     /// Writes the batches that are in no journal yet, if they go on from the newest checkpoint.
     fn write_journal(&mut self) {
-        if self.folder.is_none() || self.unsaved.is_empty() || self.step != self.base.0 {
+        // After a failure the journal has a torn end: a new one begins with the next checkpoint.
+        let is_closed = self.folder.is_none() || self.is_broken;
+        if is_closed || self.unsaved.is_empty() || self.step != self.base.0 {
             return;
         }
         let (step, digest) = &self.base;

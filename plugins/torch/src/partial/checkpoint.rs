@@ -142,3 +142,78 @@ fn entry(path: &Path) -> Result<Entry, Unusable> {
         blake3: hasher.finalize().to_hex().to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner {
+            kind: "k".to_owned(),
+            key: "1f".to_owned(),
+        }
+    }
+
+    fn write_two_files(folder: &Path, step: usize) -> Result<Checkpoint, Unusable> {
+        let setup = Setup {
+            num_threads: 2,
+            device: "cpu".to_owned(),
+            settings: BTreeMap::from([("tokens".to_owned(), 8.into())]),
+        };
+        write(folder, &owner(), &setup, step, |folder| {
+            for (name, text) in [("a", "some text"), ("b", "")] {
+                let path = folder.join(name);
+                fs::write(&path, text).map_err(|source| io(&path, source))?;
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_opens_as_it_was_written_and_newer_ones_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = [9, 10].map(|step| write_two_files(dir.path(), step).unwrap());
+        fs::write(dir.path().join("failures.json"), "").unwrap();
+        let found: Vec<Checkpoint> = candidates(dir.path())
+            .unwrap()
+            .iter()
+            .map(|path| open(path, &owner()).unwrap())
+            .collect();
+        assert_eq!(found, [written[1].clone(), written[0].clone()]);
+        super::super::remove_others(dir.path(), &written[1].path).unwrap();
+        assert_eq!(candidates(dir.path()).unwrap(), [&*written[1].path]);
+    }
+
+    #[test]
+    fn what_can_not_be_filled_leaves_nothing_and_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = write_two_files(dir.path(), 1).unwrap();
+        let failed = write(dir.path(), &owner(), &before.setup, 2, |_| Err(Unusable::Unfinished));
+        assert!(matches!(failed, Err(Unusable::Unfinished)));
+        assert_eq!(candidates(dir.path()).unwrap(), [&*before.path]);
+        assert_eq!(open(&before.path, &owner()).unwrap(), before);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whatever byte of whatever file is another, and wherever a file is cut: it is noticed.
+        #[test]
+        fn a_change_is_noticed(file in 0usize..2, at in any::<prop::sample::Index>(), flip in any::<Option<u8>>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let checkpoint = write_two_files(dir.path(), 4).unwrap();
+            let path = checkpoint.path.join([MANIFEST, "a"][file]);
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at.index(bytes.len());
+            match flip {
+                Some(flip) => bytes[at] ^= flip.max(1),
+                None => bytes.truncate(at),
+            }
+            fs::write(&path, bytes).unwrap();
+            let is_damaged = matches!(open(&checkpoint.path, &owner()), Err(Unusable::Damaged { .. }));
+            prop_assert!(is_damaged);
+        }
+    }
+}

@@ -72,3 +72,24 @@ impl Failures {
         remove(&self.path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_failure_after_the_same_save_is_one_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || Failures::read(dir.path());
+        assert_eq!(read().against("a"), None);
+        read().add("a").unwrap();
+        assert_eq!(read().against("a"), None);
+        read().add("a").unwrap();
+        assert_eq!((read().against("a"), read().against("b")), (Some(2), None));
+        read().add("b").unwrap();
+        assert_eq!((read().against("a"), read().against("b")), (None, None));
+        read().clear().unwrap();
+        std::fs::write(dir.path().join("failures.json"), "{").unwrap();
+        assert_eq!(read().against("b"), None, "what can't be read is none");
+    }
+}

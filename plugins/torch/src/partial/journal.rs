@@ -137,3 +137,74 @@ impl Journal {
             .map_err(|source| io(&self.path, source))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner {
+            kind: "k".to_owned(),
+            key: "1f".to_owned(),
+        }
+    }
+
+    fn setup() -> Setup {
+        Setup {
+            num_threads: 2,
+            device: "cpu".to_owned(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Cut anywhere, a journal holds the lines that are whole, and goes on from there.
+        #[test]
+        fn a_cut_journal_holds_what_is_whole(values in prop::collection::vec(".{0,12}", 1..6), at in any::<prop::sample::Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut journal = Journal::create(dir.path(), &owner(), &setup(), 3, "base").unwrap();
+            journal.append(&values).unwrap();
+            let path = path_of(dir.path(), 3);
+            let bytes = fs::read(&path).unwrap();
+            let length = at.index(bytes.len());
+            fs::write(&path, &bytes[..length]).unwrap();
+            let opened = Journal::open::<String>(dir.path(), &owner(), 3, "base");
+            let header = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+            if length < header {
+                let is_damaged = matches!(opened, Err(Unusable::Damaged { .. }));
+                prop_assert!(is_damaged);
+            } else {
+                let (mut journal, content) = opened.unwrap().unwrap();
+                prop_assert_eq!((content.num_damaged, &content.setup), (0, &setup()));
+                prop_assert_eq!(&content.values[..], &values[..content.values.len()]);
+                let num_whole = bytes[header..length].iter().filter(|&&byte| byte == b'\n').count();
+                prop_assert_eq!(content.values.len(), num_whole);
+                journal.append(&["more"]).unwrap();
+                let (_, content) = Journal::open::<String>(dir.path(), &owner(), 3, "base").unwrap().unwrap();
+                prop_assert_eq!(content.values.last().map(String::as_str), Some("more"));
+                prop_assert_eq!((content.values.len(), content.num_damaged), (num_whole + 1, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_goes_on_from_something_else_is_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        Journal::create(dir.path(), &owner(), &setup(), 0, "").unwrap();
+        let open = |owner: &Owner, step, base| Journal::open::<String>(dir.path(), owner, step, base);
+        assert!(open(&owner(), 0, "").unwrap().is_some());
+        assert!(open(&owner(), 1, "").unwrap().is_none());
+        assert!(matches!(open(&owner(), 0, "other"), Err(Unusable::Unfinished)));
+        let other = Owner {
+            key: "2e".to_owned(),
+            ..owner()
+        };
+        assert!(matches!(open(&other, 0, ""), Err(Unusable::Foreign { .. })));
+    }
+}

@@ -160,7 +160,7 @@ pub fn search(
         Some(saved) => (restore(problems, saved.trees)?, saved.num_simulations),
     };
     let is_active = |growing: &[Growing<'_>]| growing.iter().any(|tree| tree.is_active(config));
-    // Without a problem or a simulation to run there still is a progress to tell of.
+    // The first simulation is run even where nothing can grow, so that the observer hears of the end.
     let mut simulation = first;
     while simulation < config.num_simulations && (simulation == 0 || is_active(&growing)) {
         let before = growing.clone();

@@ -37,9 +37,10 @@ struct Project {
 }
 
 impl Project {
-    fn new() -> Self {
+    /// `more` are lines of the stage that trains.
+    fn new(more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        std::fs::write(dir.path().join("p.yaml"), PIPELINE).expect("a file");
+        std::fs::write(dir.path().join("p.yaml"), format!("{PIPELINE}{more}")).expect("a file");
         Self { dir }
     }
 
@@ -60,18 +61,15 @@ impl Project {
         self.dir.path().join("cache")
     }
 
-    /// Runs to the end; the events.
-    fn run(&self) -> Vec<Value> {
+    /// Runs to the end, which must have this exit code; the events.
+    fn run(&self, code: i32) -> Vec<Value> {
         let output = self
             .command(&["run", "p.yaml", "--json"])
             .output()
             .expect("the engine starts");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success(),
-            "{text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}\n{errors}");
         text.lines()
             .map(|line| serde_json::from_str(line).expect("an event"))
             .collect()
@@ -134,31 +132,51 @@ impl Project {
     }
 }
 
-fn continued(events: &[Value]) -> bool {
-    let says = |event: &Value| {
-        event["message"]
-            .as_str()
-            .is_some_and(|text| text.starts_with("continues from step"))
-    };
-    events.iter().any(says)
+/// How many events have a message with this text.
+fn count(events: &[Value], text: &str) -> usize {
+    let says = |event: &&Value| event["message"].as_str().is_some_and(|message| message.contains(text));
+    events.iter().filter(says).count()
 }
 
 #[test]
 fn a_run_continues_after_its_engine_was_killed_and_after_an_interrupt() {
-    let untouched = Project::new();
-    assert!(!continued(&untouched.run()));
+    let untouched = Project::new("");
+    assert_eq!(count(&untouched.run(0), "continues from step"), 0);
 
-    let project = Project::new();
+    let project = Project::new("");
     let status = project.signal_after(3, libc::SIGKILL);
     assert_eq!(status.signal(), Some(libc::SIGKILL));
     let status = project.signal_after(10, libc::SIGINT);
     assert_eq!(status.code(), Some(130), "interrupted");
     assert_eq!(project.partial().len(), 1, "an interrupted node keeps what it saved");
-    assert!(continued(&project.run()));
+    assert_eq!(count(&project.run(0), "continues from step"), 1);
     assert_eq!(project.artifacts(), untouched.artifacts());
     assert_eq!(
         project.partial(),
         Vec::<PathBuf>::new(),
         "a node that is done needs it no more"
     );
+}
+
+#[test]
+fn retries_continue_and_what_fails_again_and_again_starts_over() {
+    // The gradient of a step after the first is no number. The attempt that starts over saves, and is continued again.
+    let project = Project::new("      learning_rate: 1.0e+38\n    resources: { retries: 3 }\n");
+    let events = project.run(1);
+    let retries = events.iter().filter(|event| event["event"] == "node_retry").count();
+    assert_eq!(retries, 3, "{events:#?}");
+    assert_eq!(
+        count(&events, "continues from step"),
+        2,
+        "the second attempt and the fourth"
+    );
+    assert_eq!(count(&events, "failed 2 times after it, so it starts over"), 1);
+    assert_eq!(project.partial().len(), 1, "a failed node keeps what it saved");
+}
+
+#[test]
+fn a_failed_node_that_saved_nothing_leaves_no_folder() {
+    let project = Project::new("      max_position_embeddings: 2\n");
+    assert!(count(&project.run(1), "max_position_embeddings is 2") > 0);
+    assert_eq!(project.partial(), Vec::<PathBuf>::new());
 }
