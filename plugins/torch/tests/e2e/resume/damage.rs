@@ -5,14 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::stage::{Base, Stage, copy_tree};
-use super::{eval_params, sft_params, training};
+use super::{eval_params, sft_params, training, untouched_sft};
 
-/// A killed stage whose only checkpoint is whole, and the digests of one that was never stopped.
-fn killed() -> (Stage, std::collections::BTreeMap<String, String>) {
-    let stage = Base::get().sft(sft_params());
-    let untouched = stage.fresh();
-    untouched.run().assert_done();
+/// A killed stage whose only checkpoint is whole. Its next attempts save nothing.
+fn killed() -> Stage {
+    let mut stage = Base::get().sft(sft_params());
     stage.kill_after(4);
+    stage.set("/params/save_steps", json!(0));
     let newest = stage.checkpoint().expect("a checkpoint");
     // The kill may have come while the one before was being removed, or the next one written.
     for entry in std::fs::read_dir(stage.partial()).expect("a folder") {
@@ -21,7 +20,7 @@ fn killed() -> (Stage, std::collections::BTreeMap<String, String>) {
             std::fs::remove_dir_all(path).expect("it was there");
         }
     }
-    (stage, untouched.digests())
+    stage
 }
 
 fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -43,7 +42,7 @@ fn rewrite(path: &Path, change: impl FnOnce(&mut Value)) {
 
 #[test]
 fn a_damaged_checkpoint_is_ignored_and_the_stage_starts_over() {
-    let (stage, expected) = killed();
+    let (stage, expected) = (killed(), untouched_sft());
     let saved = tempfile::tempdir().expect("a temporary folder");
     copy_tree(&stage.partial(), saved.path());
     let newest = stage.checkpoint().expect("a checkpoint");
@@ -85,13 +84,13 @@ fn a_damaged_checkpoint_is_ignored_and_the_stage_starts_over() {
             .assert_says("of an earlier attempt is ignored")
             .assert_says(warning);
         assert_eq!(ended.continued_from(), None, "{warning}");
-        assert_eq!(stage.digests(), expected, "{warning}");
+        assert_eq!(stage.digests(), *expected, "{warning}");
     }
 }
 
 #[test]
 fn the_checkpoint_before_a_damaged_one_is_continued() {
-    let (stage, expected) = killed();
+    let (stage, expected) = (killed(), untouched_sft());
     let whole = stage.checkpoint().expect("a checkpoint");
     let step = stage.saved_step().expect("a step");
     // As a machine that lost power leaves it: a newer one whose manifest came to the disk and whose weights did not.
@@ -103,7 +102,7 @@ fn the_checkpoint_before_a_damaged_one_is_continued() {
     let ended = stage.run();
     ended.assert_done().assert_says("learner.safetensors is damaged");
     assert_eq!(ended.continued_from(), Some(step));
-    assert_eq!(stage.digests(), expected);
+    assert_eq!(stage.digests(), *expected);
 }
 
 #[test]
@@ -160,21 +159,17 @@ fn a_stage_that_fails_again_and_again_starts_over() {
 #[test]
 fn a_folder_that_can_not_be_written_costs_a_warning() {
     let mut stage = Base::get().sft(sft_params());
-    let untouched = stage.fresh();
-    untouched.run().assert_done();
     stage.set("/partial", json!("/proc/no/such/folder"));
     let ended = stage.run();
     ended
         .assert_done()
         .assert_says("warning: nothing is continued and nothing can be saved");
-    assert_eq!(stage.digests(), untouched.digests());
+    assert_eq!(stage.digests(), *untouched_sft());
 }
 
 #[test]
 fn a_disk_that_is_full_costs_a_warning_and_the_checkpoint() {
     let mut stage = Base::get().sft(sft_params());
-    let untouched = stage.fresh();
-    untouched.run().assert_done();
     // Enough for the model, and not for the model with its optimizer.
     stage.limit_file_size(150_000);
     let ended = stage.run();
@@ -187,5 +182,5 @@ fn a_disk_that_is_full_costs_a_warning_and_the_checkpoint() {
         "it is said once"
     );
     assert_eq!(stage.saved_step(), None);
-    assert_eq!(stage.digests(), untouched.digests());
+    assert_eq!(stage.digests(), *untouched_sft());
 }

@@ -4,9 +4,11 @@ mod damage;
 mod runs;
 mod stage;
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
-use stage::{Base, Stage};
+use stage::{Base, Digests, Stage};
 
 /// Steps that are enough for a kill to come in the middle.
 const NUM_STEPS: usize = 30;
@@ -25,6 +27,17 @@ fn sft_params() -> Value {
         ("learning_rate", json!(0.003)),
         ("micro_batch_tokens", json!(128)),
     ])
+}
+
+/// What fine-tuning makes that is never stopped, and saves nothing.
+fn untouched_sft() -> &'static Digests {
+    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+    DIGESTS.get_or_init(|| {
+        let mut stage = Base::get().sft(sft_params());
+        stage.set("/params/save_steps", json!(0));
+        stage.run().assert_done();
+        stage.digests()
+    })
 }
 
 fn grpo_params(num_steps: usize) -> Value {
@@ -201,8 +214,6 @@ fn a_stage_that_was_stopped_after_its_last_step_only_writes_its_outputs() {
 #[test]
 fn two_workers_never_save_into_one_folder() {
     let stage = Base::get().sft(sft_params());
-    let untouched = stage.fresh();
-    untouched.run().assert_done();
     std::fs::create_dir_all(stage.partial()).expect("a folder");
     let folder = std::fs::File::open(stage.partial()).expect("a folder");
     folder.lock().expect("nobody else has it");
@@ -219,7 +230,7 @@ fn two_workers_never_save_into_one_folder() {
         waiting.join().expect("no panic")
     });
     ended.assert_done();
-    assert_eq!(stage.digests(), untouched.digests());
+    assert_eq!(stage.digests(), *untouched_sft());
 }
 
 #[test]
@@ -229,17 +240,27 @@ fn a_short_stage_saves_nothing() {
     assert_eq!(std::fs::read_dir(stage.partial()).expect("a folder").count(), 0);
 }
 
-#[test]
-fn the_threads_are_those_of_the_attempt_that_began() {
-    let mut stage = Base::get().sft(sft_params());
-    let untouched = stage.fresh();
-    untouched.run().assert_done();
-    stage.kill_after(3);
+/// Ends a stage that was killed with another number of threads.
+#[track_caller]
+fn assert_keeps_its_threads(mut stage: Stage, untouched: &Digests) {
     stage.set("/resources/cpu", json!(1));
     let last = stage.run();
     last.assert_done()
+        .assert_says("continues from step")
         .assert_says("warning: computes with 2 threads, as the attempt that began, and not with the 1");
-    assert_eq!(stage.digests(), untouched.digests());
+    assert_eq!(stage.digests(), *untouched);
+}
+
+#[test]
+fn the_threads_are_those_of_the_attempt_that_began() {
+    let sft = Base::get().sft(sft_params());
+    sft.kill_after(3);
+    assert_keeps_its_threads(sft, untouched_sft());
+    let eval = Base::get().eval(eval_params());
+    let untouched = eval.fresh();
+    untouched.run().assert_done();
+    eval.kill_after_lines(2);
+    assert_keeps_its_threads(eval, &untouched.digests());
 }
 
 #[test]

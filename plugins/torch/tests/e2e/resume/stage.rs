@@ -24,6 +24,9 @@ pub struct Stage {
     max_file_size: Option<u64>,
 }
 
+/// The digest of each file of the outputs, by path.
+pub type Digests = BTreeMap<String, String>;
+
 /// How an attempt ended, and what it said.
 #[derive(Debug)]
 pub struct Ended {
@@ -278,7 +281,7 @@ impl Stage {
     }
 
     /// The digests of all files of all outputs, by path.
-    pub fn digests(&self) -> BTreeMap<String, String> {
+    pub fn digests(&self) -> Digests {
         let mut found = BTreeMap::new();
         digest_tree(&self.dir.path().join("out"), "", &mut found);
         for name in &self.outputs {
@@ -293,7 +296,7 @@ fn num_ends(path: &Path) -> usize {
     bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
-fn digest_tree(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+fn digest_tree(folder: &Path, prefix: &str, found: &mut Digests) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let entry = entry.expect("an entry");
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
