@@ -190,3 +190,39 @@ stages:
     assert_eq!(project.volvelle(&["show", "p.yaml", "one.out"]).stdout, "first\n");
     assert_eq!(files_below(&project.path("cache/quarantine")).len(), 1);
 }
+
+#[test]
+fn a_full_disk_fails_the_node_with_what_to_do_and_leaves_nothing_half() {
+    let project = Project::new(
+        r#"volvelle: 1
+name: full
+stages:
+  make:
+    uses: command
+    with: { run: "head -c 3000000 /dev/zero > ${outputs.out}; head -c 6000000 /dev/zero" }
+    outputs: { out: text }
+"#,
+    );
+    // A small disk of its own, which is gone with the process: room for the output and the log, not for a copy of that.
+    let script = format!(
+        "mkdir -p cache && mount -t tmpfs -o size=12m tmpfs cache || exit 77
+         {} run p.yaml --json; code=$?
+         find cache/tmp cache/blobs -type f -printf 'left %s\\n'; exit $code",
+        env!("CARGO_BIN_EXE_volvelle")
+    );
+    let arguments = ["--mount", "sh", "-c", script.as_str()];
+    let command = std::process::Command::new("unshare")
+        .args(arguments)
+        .current_dir(project.path(""))
+        .output();
+    let ended = match command {
+        Ok(ended) if ended.status.code() != Some(77) && !ended.stdout.is_empty() => ended,
+        _ => return eprintln!("skipped: a disk of its own takes `unshare --mount`, mostly as root"),
+    };
+    let printed = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("No space left on device"), "{printed}");
+    assert!(printed.contains("the disk of the cache is full"), "{printed}");
+    let left: Vec<&str> = printed.lines().filter(|line| line.starts_with("left ")).collect();
+    assert_eq!(left, ["left 3000000"], "only the whole blob");
+}
