@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::artifact::Artifact;
+use super::blob::hash_file;
 use super::error::{IoContext, StoreError};
 use super::record::{Lookup, Record, RecordFile};
 use super::{Store, durable};
@@ -130,6 +131,20 @@ impl Store {
     pub fn blob_size(&self, digest: Digest) -> Option<u64> {
         let found = std::fs::symlink_metadata(self.blob_path(digest)).ok()?;
         found.is_file().then_some(found.len())
+    }
+
+    /// Reads a blob again and tells whether it is good; a damaged one is moved aside. None where there is no such blob.
+    pub fn recheck_blob(&self, digest: Digest) -> Result<Option<bool>, StoreError> {
+        match hash_file(&self.blob_path(digest)) {
+            Ok((found, _)) if found == digest => Ok(Some(true)),
+            Ok(_) => {
+                tracing::warn!(blob = %digest, "a blob was damaged and is moved aside");
+                self.quarantine(digest);
+                Ok(Some(false))
+            }
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the files of a folder whose manifest blob is here, each once, with their sizes; of a file itself.
