@@ -6,7 +6,7 @@ VOLVELLE := target/release/volvelle
 DEMO := pipelines/countdown.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store clean
+.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve clean
 
 help:  ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -67,6 +67,11 @@ bench-store:  ## Times the store on a folder of 2 GiB beside cp, b3sum and DVC (
 	$(CARGO) install --quiet --locked --root target/bench/tools/b3sum b3sum
 	PYTHON=$(PYTHON) bench/engine/setup.sh target/bench/tools dvc
 	$(PYTHON) bench/store/store.py --report bench/results.md
+
+bench-serve:  ## Puts `volvelle serve` under load, beside nginx (a few minutes; installs wrk and nginx where it may)
+	$(CARGO) build --release --package volvelle
+	bench/serve/setup.sh
+	$(PYTHON) bench/serve/run.py --volvelle $(VOLVELLE)
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean

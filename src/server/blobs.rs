@@ -95,6 +95,14 @@ pub(super) async fn get(
     Ok(response)
 }
 
+/// `POST /v1/blobs/DIGEST/check`: reads a blob again, and moves it aside if it is damaged, so that it can be sent again.
+pub(super) async fn check(State(shared): State<Arc<Shared>>, Name(digest): Name) -> Result<Response, Refusal> {
+    let _slot = shared.upload_slot().await?;
+    let good = blocking(move || Ok(shared.store.recheck_blob(digest)?)).await?;
+    let good = good.ok_or_else(Refusal::absent)?;
+    Ok(json_answer(StatusCode::OK, &json!({"good": good})))
+}
+
 /// `HEAD /v1/contents/DIGEST[?manifest=DIGEST]`: 200 if all of a file or a folder is here.
 pub(super) async fn has_content(
     State(shared): State<Arc<Shared>>,

@@ -38,7 +38,7 @@ pub(super) async fn put(
         Some("1" | "") => true,
         Some(_) => return Err(Refusal::bad("replace is 0 or 1")),
     };
-    let _slot = shared.upload_slot()?;
+    let _slot = shared.upload_slot().await?;
     let bytes = Incoming::new(&headers, body, MOST_RECORD_BYTES, shared.pace)?
         .whole()
         .await?;

@@ -38,6 +38,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/records/{key}", get(records::get).put(records::put))
         .route("/v1/blobs/{digest}", get(blobs::get))
+        .route("/v1/blobs/{digest}/check", post(blobs::check))
         .route("/v1/contents/{digest}", head(blobs::has_content))
         .route("/v1/missing", post(blobs::missing))
         .route("/v1/uploads/{digest}", head(uploads::offset).put(uploads::put))

@@ -65,10 +65,14 @@ impl Shared {
         })
     }
 
-    /// Takes one of the places for requests that bring content.
-    pub fn upload_slot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let slot = Arc::clone(&self.uploads).try_acquire_owned();
-        slot.map_err(|_| Refusal::busy("too many uploads at once"))
+    /// Takes one of the places for requests that bring content, once there is one.
+    pub async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        // A client that is not heard for the whole of its patience would take us for dead.
+        let slot = tokio::time::timeout(self.pace.patience / 3, Arc::clone(&self.uploads).acquire_owned());
+        match slot.await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(Refusal::busy("too many uploads at once")),
+        }
     }
 
     /// Takes one of the places for answers that are compressed; none if all are taken.

@@ -51,7 +51,7 @@ pub(super) async fn put(
         let text = format!("no blob may be longer than {} bytes here", shared.max_blob_bytes);
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
-    let _slot = shared.upload_slot()?;
+    let _slot = shared.upload_slot().await?;
     let sole = shared
         .sole_uploader(digest)
         .ok_or_else(|| Refusal::busy("somebody else uploads this blob just now"))?;

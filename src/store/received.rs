@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::artifact::Artifact;
+use super::blob::BlobState;
 use super::error::{IoContext, StoreError};
 use super::record::{Lookup, Record, RecordFile};
 use super::{Store, durable};
@@ -130,6 +131,19 @@ impl Store {
     pub fn blob_size(&self, digest: Digest) -> Option<u64> {
         let found = std::fs::symlink_metadata(self.blob_path(digest)).ok()?;
         found.is_file().then_some(found.len())
+    }
+
+    /// Reads a blob again and tells whether it is good; a damaged one is moved aside. None where there is no such blob.
+    pub fn recheck_blob(&self, digest: Digest) -> Result<Option<bool>, StoreError> {
+        Ok(match self.verify_blob(digest, None)? {
+            BlobState::Sound => Some(true),
+            BlobState::Missing => None,
+            BlobState::Damaged => {
+                tracing::warn!(blob = %digest, "a blob was damaged and is moved aside");
+                self.quarantine(digest);
+                Some(false)
+            }
+        })
     }
 
     /// Returns the files of a folder whose manifest blob is here, each once, with their sizes; of a file itself.

@@ -26,6 +26,7 @@ mod project;
 mod proxy;
 mod readonly;
 mod s3;
+mod serve;
 mod share;
 mod upgrade;
 mod watch;

@@ -22,6 +22,9 @@ const GROUP_BYTES: u64 = 4 << 20;
 /// How many small blobs one request brings.
 const GROUP_BLOBS: usize = 1000;
 
+/// No folder has a longer manifest: it is read as a whole.
+const MOST_MANIFEST_BYTES: u64 = 512 << 20;
+
 /// How much is gathered before it is written.
 const WRITE_BYTES: usize = 512 << 10;
 
@@ -39,15 +42,19 @@ impl Http {
                     subpath: subpath.to_owned(),
                     has: Vec::new(),
                 })),
-                None => self.bring_blob(store, content.digest, meter).await,
+                None => self.bring_blob(store, content.digest, u64::MAX, meter).await,
             };
         };
-        let mut moved = self.bring_blob(store, manifest_blob, meter).await?;
+        let mut moved = self
+            .bring_blob(store, manifest_blob, MOST_MANIFEST_BYTES, meter)
+            .await?;
         let manifest = match manifest_of(store, content).await {
             Ok(manifest) => manifest,
             // It was here and damaged, and was moved aside when it was read.
             Err(StoreError::MissingBlob { .. }) => {
-                moved += self.bring_blob(store, manifest_blob, meter).await?;
+                moved += self
+                    .bring_blob(store, manifest_blob, MOST_MANIFEST_BYTES, meter)
+                    .await?;
                 manifest_of(store, content).await?
             }
             Err(error @ StoreError::BadManifest { .. }) => return Err(damaged(content.digest, &error.to_string())),
@@ -66,7 +73,7 @@ impl Http {
         let (small, large): (Vec<_>, Vec<_>) = absent.into_iter().partition(|(_, size)| *size <= SMALL_BLOB_BYTES);
         let mut transfers: Vec<BoxFuture<'_, _>> = Vec::new();
         for (digest, size) in large {
-            transfers.push(Box::pin(self.bring_large(store, digest, Some(size), meter)));
+            transfers.push(Box::pin(self.bring_large(store, digest, Some(size), size, meter)));
         }
         for group in groups(&small, GROUP_BYTES, GROUP_BLOBS) {
             transfers.push(Box::pin(self.bring_group(store, group, meter)));
@@ -76,14 +83,20 @@ impl Http {
     }
 
     /// Brings a blob whose size may not be known.
-    async fn bring_blob(&self, store: &Arc<Store>, digest: Digest, meter: &Meter) -> Result<Moved, RemoteError> {
+    async fn bring_blob(
+        &self,
+        store: &Arc<Store>,
+        digest: Digest,
+        most: u64,
+        meter: &Meter,
+    ) -> Result<Moved, RemoteError> {
         if let Some(size) = store.blob_size(digest) {
             return Ok(Moved {
                 wire_bytes: 0,
                 spared_bytes: size,
             });
         }
-        self.bring_large(store, digest, None, meter).await
+        self.bring_large(store, digest, None, most, meter).await
     }
 
     /// Brings small blobs in one request, all durable together.
@@ -93,19 +106,28 @@ impl Http {
         group: Vec<(Digest, u64)>,
         meter: &Meter,
     ) -> Result<Moved, RemoteError> {
-        let mut attempt = 0;
+        let (mut attempt, mut was_damaged) = (0, false);
         let (blobs, wire_bytes) = loop {
-            match self.get_group(&group).await {
+            let error = match self.get_group(&group).await {
                 Ok(got) => break got,
-                Err(error @ (RemoteError::Unreachable { .. } | RemoteError::Damaged { .. }))
-                    if attempt + 1 < ATTEMPTS =>
-                {
-                    attempt += 1;
-                    tracing::debug!(%error, attempt, "asked again");
-                    pause(attempt, None).await;
+                Err(error) => error,
+            };
+            attempt += 1;
+            let again = match &error {
+                RemoteError::Unreachable { .. } => attempt < ATTEMPTS,
+                // Something on the way may have been at fault, once.
+                RemoteError::Damaged { .. } => !std::mem::replace(&mut was_damaged, true),
+                _ => false,
+            };
+            if !again {
+                if matches!(error, RemoteError::Damaged { .. }) {
+                    let digests: Vec<Digest> = group.iter().map(|(digest, _)| *digest).collect();
+                    self.doubt(&digests).await;
                 }
-                Err(error) => return Err(error),
+                return Err(error);
             }
+            tracing::debug!(%error, attempt, "asked again");
+            pause(attempt, None).await;
         };
         let store = Arc::clone(store);
         blocking(move || store.admit_bytes(&blobs)).await?;
@@ -114,6 +136,22 @@ impl Http {
             wire_bytes,
             spared_bytes: 0,
         })
+    }
+
+    /// Has the server look at blobs again whose bytes were wrong, so that what is damaged there can be sent again.
+    async fn doubt(&self, digests: &[Digest]) {
+        for digest in digests {
+            let path = format!("v1/blobs/{digest}/check");
+            // Only who may write can ask for it, and without it nothing is lost.
+            if let Err(error) = self
+                .wire
+                .send("the check", || self.wire.request(Method::POST, &path))
+                .await
+            {
+                tracing::debug!(%error, blob = %digest, "it is not checked there");
+                return;
+            }
+        }
     }
 
     async fn get_group(&self, group: &[(Digest, u64)]) -> Result<(Vec<(Digest, Bytes)>, u64), RemoteError> {
@@ -158,6 +196,7 @@ impl Http {
         store: &Arc<Store>,
         digest: Digest,
         size: Option<u64>,
+        most: u64,
         meter: &Meter,
     ) -> Result<Moved, RemoteError> {
         let mut receiving = Receiving {
@@ -166,6 +205,7 @@ impl Http {
             digest,
             what: format!("blob {}", digest.short()),
             size,
+            most,
             place: None,
             counted: 0,
             wire_bytes: 0,
@@ -178,6 +218,7 @@ impl Http {
             match blocking(move || admitting.admit_incoming(vec![incoming])).await {
                 Ok(()) => break,
                 Err(StoreError::WrongBytes { .. }) if is_last => {
+                    self.doubt(&[digest]).await;
                     return Err(damaged(digest, "its bytes have another digest"));
                 }
                 Err(StoreError::WrongBytes { .. }) => {}
@@ -199,6 +240,8 @@ struct Receiving<'a> {
     what: String,
     /// None until it is known.
     size: Option<u64>,
+    /// No blob that is longer is taken.
+    most: u64,
     place: Option<Place>,
     /// How much the meter was told of; it never counts anything twice.
     counted: u64,
@@ -289,7 +332,7 @@ impl Receiving<'_> {
         let Some((size, start)) = found else {
             return Err(damaged(self.digest, "the answer does not say how long it is"));
         };
-        if self.size.is_some_and(|known| known != size) {
+        if size > self.most || self.size.is_some_and(|known| known != size) {
             return Err(damaged(self.digest, &format!("it has {size} bytes there")));
         }
         if status == StatusCode::RANGE_NOT_SATISFIABLE && self.size.is_some() {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::protocol::{MOST_NAMED, OFFSET_HEADER, SMALL_BLOB_BYTES, push_head};
-use super::wire::{ATTEMPTS, pause};
+use super::wire::{ATTEMPTS, is_passing, pause};
 use super::{Http, MOST_JSON_BYTES, Missing, blocking, fetch, groups};
 use crate::digest::Digest;
 use crate::remote::{Content, Meter, Moved, RemoteError};
@@ -331,7 +331,7 @@ impl Sending<'_> {
                 let elsewhere: Elsewhere = wire.json(&self.what, response, MOST_JSON_BYTES).await?;
                 Ok(Sent::From(elsewhere.offset))
             }
-            StatusCode::SERVICE_UNAVAILABLE => match wire.fault(&self.what, response).await {
+            StatusCode::SERVICE_UNAVAILABLE if is_passing(&response) => match wire.fault(&self.what, response).await {
                 RemoteError::Unreachable { why, .. } => Ok(Sent::Later(self.refused(&why))),
                 error => Err(error),
             },
@@ -340,12 +340,10 @@ impl Sending<'_> {
                 why: "what arrived at the server has another digest; `volvelle fsck` tells whether it is so here"
                     .to_owned(),
             }),
-            status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-                match wire.fault(&self.what, response).await {
-                    error @ RemoteError::Unreachable { .. } => Ok(Sent::Later(error)),
-                    error => Err(error),
-                }
-            }
+            _ if is_passing(&response) => match wire.fault(&self.what, response).await {
+                error @ RemoteError::Unreachable { .. } => Ok(Sent::Later(error)),
+                error => Err(error),
+            },
             _ => Err(wire.fault(&self.what, response).await),
         }
     }

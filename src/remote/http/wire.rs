@@ -22,6 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a request is made before the server counts as down.
 pub(super) const ATTEMPTS: u32 = 5;
 
+/// How often a connection is tried.
+const CONNECT_ATTEMPTS: u32 = 3;
+
 /// A server that asks for more patience is asked again after this all the same.
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -148,20 +151,24 @@ impl Wire {
         make: impl Fn() -> RequestBuilder + Send + Sync,
     ) -> Result<Response, RemoteError> {
         let patience = self.timeout + Duration::from_secs_f64(bytes as f64 / LEAST_RATE);
-        let mut attempt = 0;
+        let (mut attempt, mut attempts) = (0, ATTEMPTS);
         loop {
             let sent = tokio::time::timeout(patience, make().send()).await;
             let (error, patience) = match sent {
-                Ok(Ok(response)) if !is_passing(response.status()) => return self.understood(what, response),
+                Ok(Ok(response)) if !is_passing(&response) => return self.understood(what, response),
                 Ok(Ok(response)) => {
                     let patience = retry_after(response.headers());
                     (self.fault(what, response).await, patience)
                 }
-                Ok(Err(error)) => (self.unreachable(what, &error), None),
+                Ok(Err(error)) => {
+                    // Where nobody listens, nobody will a second later.
+                    attempts = if error.is_connect() { CONNECT_ATTEMPTS } else { attempts };
+                    (self.unreachable(what, &error), None)
+                }
                 Err(_) => (self.silent(what), None),
             };
             attempt += 1;
-            if attempt == ATTEMPTS {
+            if attempt >= attempts {
                 return Err(error);
             }
             tracing::debug!(%error, attempt, "asked again");
@@ -210,7 +217,9 @@ impl Wire {
             StatusCode::FORBIDDEN => RemoteError::Denied { what: at, hint: why },
             StatusCode::NOT_FOUND => RemoteError::Absent { what: what.to_owned() },
             StatusCode::INSUFFICIENT_STORAGE => RemoteError::Full { what: at },
-            _ if status.is_server_error() || is_passing(status) => RemoteError::Unreachable { what: at, why },
+            _ if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) => {
+                RemoteError::Unreachable { what: at, why }
+            }
             _ => RemoteError::Refused { what: at, why },
         }
     }
@@ -342,8 +351,12 @@ fn secret(token: &str) -> Result<Secret, RemoteError> {
 }
 
 /// Tells whether the same request may go well a little later.
-fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
+pub(super) fn is_passing(response: &Response) -> bool {
+    match response.status().as_u16() {
+        // A server of ours says when it is only busy; a store that can't be written stays so for longer.
+        503 => response.headers().contains_key(RETRY_AFTER) || !response.headers().contains_key(PROTOCOL_HEADER),
+        status => matches!(status, 408 | 425 | 429 | 502 | 504),
+    }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

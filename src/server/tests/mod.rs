@@ -1,5 +1,9 @@
 //! A server and its client in one process, over loopback: what is shared arrives, and nothing else is let in.
 
+mod claims;
+mod faults;
+mod refused;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
