@@ -178,6 +178,8 @@ pub struct Outcome {
     pub result: Result<String, String>,
     /// All that the process printed.
     pub printed: String,
+    /// The most memory that it had, in bytes.
+    pub peak_bytes: u64,
 }
 
 impl Outcome {
@@ -207,7 +209,7 @@ impl Call {
     }
 
     /// The same with the key that may only read.
-    pub fn as_reader(self) -> Call {
+    pub fn reading(self) -> Call {
         self.with_key("READER", READER_SECRET)
     }
 
@@ -259,7 +261,12 @@ impl Call {
             (_, Some(error)) => Err(error),
             _ => panic!("no result: {printed}"),
         };
-        Outcome { result, printed }
+        let peak = line("PEAK ").and_then(|peak| peak.parse::<u64>().ok());
+        Outcome {
+            result,
+            peak_bytes: peak.unwrap_or_default() * 1024,
+            printed,
+        }
     }
 
     /// Pushes an artifact.
@@ -299,7 +306,11 @@ fn a_call() {
     let timeout = variable("CALL_TIMEOUT_MS").parse().expect("a number");
     settings.timeout = Some(Duration::from_millis(timeout));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    match runtime.block_on(answer(&words, &cache, &settings)) {
+    let answer = runtime.block_on(answer(&words, &cache, &settings));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    println!("\nPEAK {}", peak.unwrap_or_default().trim().trim_end_matches(" kB"));
+    match answer {
         Ok(done) => println!("\nOK {done}"),
         Err(error) => println!("\nERROR {error:?} {error}"),
     }
