@@ -9,6 +9,9 @@ use std::process::ExitCode;
 use super::Output;
 use crate::exec::RunError;
 use crate::graph::SelectError;
+use crate::remote::RemoteError;
+use crate::server::{ServeError, TokenError};
+use crate::settings::SettingsError;
 use crate::spec::Mistakes;
 use crate::store::StoreError;
 
@@ -27,9 +30,21 @@ pub enum CliError {
     /// A run could not take place.
     #[error("{0}")]
     Run(#[from] RunError),
+    /// The project's settings are wrong.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    /// The remote failed, and the command is about it.
+    #[error("{0}")]
+    Remote(#[from] RemoteError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// A server could not start, or failed.
+    #[error("{0}")]
+    Serve(#[from] ServeError),
+    /// The tokens of a server can't be used or changed.
+    #[error("{0}")]
+    Token(#[from] TokenError),
     /// Nodes failed; the run has told which and why.
     #[error("a node failed")]
     NodesFailed,
@@ -69,9 +84,16 @@ impl CliError {
             CliError::Mistakes(_)
             | CliError::Select(_)
             | CliError::Usage(_)
+            | CliError::Settings(_)
+            | CliError::Remote(RemoteError::Settings(_))
+            | CliError::Serve(ServeError::NoTokens { .. } | ServeError::OpenToAll(_))
+            | CliError::Token(TokenError::BadName(_) | TokenError::Exists(_) | TokenError::Unknown(_))
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
             CliError::Run(_)
+            | CliError::Remote(_)
             | CliError::Store(_)
+            | CliError::Serve(_)
+            | CliError::Token(_)
             | CliError::NodesFailed
             | CliError::Damaged
             | CliError::Absent(_)

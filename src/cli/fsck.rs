@@ -29,7 +29,7 @@ pub(super) fn run(args: &FsckArgs, global: &Global, output: &mut Output) -> Resu
         sample: args.sample,
     };
     let meter = Meter::new();
-    let report = store.fsck(&options, None, &|step| match step {
+    let report = store.fsck(&options, store.elsewhere(), &|step| match step {
         FsckStep::Records(total) => meter.begin("reading records", Unit::Things("records"), total),
         FsckStep::Blobs(total) => meter.begin("reading blobs", Unit::Bytes, total),
         FsckStep::Done(more) => meter.advance(more),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CliError;
+use crate::settings::{self, Settings};
 
 /// Returns the folder of the cache: the option, VOLVELLE_CACHE, or that of the project around the pipeline.
 pub(super) fn cache_folder(option: Option<&Path>, pipeline: Option<&Path>) -> Result<PathBuf, CliError> {
@@ -12,14 +13,27 @@ pub(super) fn cache_folder(option: Option<&Path>, pipeline: Option<&Path>) -> Re
     if let Some(folder) = std::env::var_os("VOLVELLE_CACHE").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    let here = std::env::current_dir()
-        .map_err(|error| CliError::Usage(format!("the current folder can't be found ({error}); pass --cache DIR")))?;
-    let start = match pipeline.and_then(Path::parent) {
-        Some(folder) => here.join(folder),
-        None => here.clone(),
-    };
+    let here = current_folder()?;
+    let start = start_folder(&here, pipeline);
     let project = start.ancestors().find(|folder| is_project(folder));
     Ok(project.unwrap_or(&here).join("cache"))
+}
+
+/// Returns the settings of the project around a pipeline, or around the current folder.
+pub(super) fn settings(pipeline: Option<&Path>) -> Result<Settings, CliError> {
+    Ok(Settings::around(&start_folder(&current_folder()?, pipeline))?)
+}
+
+fn current_folder() -> Result<PathBuf, CliError> {
+    std::env::current_dir()
+        .map_err(|error| CliError::Usage(format!("the current folder can't be found ({error}); pass --cache DIR")))
+}
+
+fn start_folder(here: &Path, pipeline: Option<&Path>) -> PathBuf {
+    match pipeline.and_then(Path::parent) {
+        Some(folder) => here.join(folder),
+        None => here.to_path_buf(),
+    }
 }
 
 /// A folder named `cache` alone says nothing: it has to be one of ours, or lie beside what marks a project. The root of
@@ -31,6 +45,7 @@ fn is_project(folder: &Path) -> bool {
     ["cache/format", "Cargo.toml", ".git"]
         .iter()
         .any(|marker| folder.join(marker).exists())
+        || settings::is_settings(&folder.join(settings::FILE_NAME))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::exec::{Counts, Event, NodeState};
 use crate::graph::NodeId;
-use crate::report::{Lines, Paint, describe_counts};
+use crate::report::{Lines, Paint, describe_counts, pushing};
 use crate::store::Timestamp;
 
 /// The view; it draws on standard error and leaves only plain lines behind.
@@ -70,6 +70,13 @@ impl Live {
                 self.counts[*state] += 1;
                 if let Some(bar) = self.running.remove(id) {
                     bar.finish_and_clear();
+                }
+            }
+            Event::Pushing { left, address, .. } => {
+                if let Some(header) = &self.header {
+                    let text = pushing(event).unwrap_or_default();
+                    header.set_message(format!("pushing {left} results to {address}: {text}"));
+                    return;
                 }
             }
             Event::RunFinished { .. } => {

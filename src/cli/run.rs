@@ -37,7 +37,8 @@ pub struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = Arc::new(global.store(Some(&args.pipeline.file))?);
+    let (store, link) = global.signing(Some(&args.pipeline.file))?;
+    let store = Arc::new(store);
     let graph = Arc::new(args.pipeline.graph(global, &store)?);
     let count = |number: Option<u32>| number.map(|number| number as usize);
     let options = RunOptions {
@@ -48,6 +49,7 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
         },
         fail_fast: args.fail_fast,
         tell_cached: args.json,
+        link,
         ..args.selection.options()
     };
     let report = execute(graph, store, &options, args.json, output)?;

@@ -135,6 +135,7 @@ fn record(store: &Store, source: &Source, name: &str) -> Result<Record, CliError
                 .ok_or_else(|| CliError::Usage(format!("run {} has no node `{name}`", folder.id)))?
         }
     };
+    store.look_ahead([key]);
     store
         .record(key)
         .ok_or_else(|| CliError::Absent(format!("{id} has no result yet")))
@@ -147,6 +148,7 @@ fn overview(store: &Store, source: &Source, as_json: bool, output: &mut Output) 
             .collect(),
         Source::Run(_, nodes) => nodes.clone(),
     };
+    store.look_ahead(nodes.iter().map(|(_, key)| *key));
     let records: Vec<(String, Option<Record>)> = nodes.into_iter().map(|(id, key)| (id, store.record(key))).collect();
     let run = match source {
         Source::Pipeline(graph) => status::last_run(store, graph),

@@ -17,7 +17,7 @@ pub use compare::{OTHER_COLUMNS, describe_table, number, table_as_csv, table_as_
 pub use diff::describe_difference;
 pub use fsck::describe_fsck;
 pub use lineage::{Lineage, describe_lineage, lineage_as_json, lineage_as_mermaid};
-pub use lines::Lines;
+pub use lines::{Lines, pushing};
 pub use plan::{describe_cause, describe_change, describe_parts, describe_plan, describe_plan_counts};
 pub use record::{artifact_line, describe_record};
 pub use summary::{describe_counts, describe_run};

@@ -59,11 +59,11 @@ pub struct TreeFile {
 impl Manifest {
     /// Returns the canonical text. The fields stand in the order of their names, and paths keep their bytes: a name
     /// is not text to be normalized, or it could not be given back as it was.
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         serde_json::to_string(self).expect("a manifest holds only strings, integers and booleans")
     }
 
-    fn artifact(&self, text: &str) -> Artifact {
+    pub(super) fn artifact(&self, text: &str) -> Artifact {
         Artifact {
             digest: Digest(blake3::derive_key(TREE_CONTEXT, text.as_bytes())),
             manifest: Some(Digest::of(text.as_bytes())),
@@ -139,8 +139,8 @@ impl Store {
         })
     }
 
-    /// Returns the manifest of a folder artifact; none for a file.
-    pub fn manifest(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
+    /// Returns the manifest of a folder artifact, if it is in this store; none for a file.
+    pub(super) fn manifest_here(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
         let Some(digest) = artifact.manifest else {
             return Ok(None);
         };
@@ -156,7 +156,7 @@ impl Store {
 
     /// Returns the first blob of an artifact that the store does not have.
     pub fn missing_blob(&self, artifact: &Artifact) -> Option<Digest> {
-        match self.manifest(artifact) {
+        match self.manifest_here(artifact) {
             Err(_) => artifact.manifest,
             Ok(None) => (!self.has_blob(artifact.digest, artifact.size_bytes)).then_some(artifact.digest),
             Ok(Some(manifest)) => manifest

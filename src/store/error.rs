@@ -44,6 +44,9 @@ pub enum StoreError {
     /// A blob that a record names is not in the store, or has another size.
     #[error("blob {} is missing from the cache", digest.short())]
     MissingBlob { digest: Digest },
+    /// What was received is not what was asked for.
+    #[error("what was received for blob {} has another digest; it was not let in", digest.short())]
+    WrongBytes { digest: Digest },
     /// A folder's manifest blob does not read as one.
     #[error("the manifest {} is damaged", digest.short())]
     BadManifest { digest: Digest },

@@ -120,7 +120,7 @@ fn open(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Tells whether a path still names an open file.
-fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
+pub(super) fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
     let held = file.metadata().at("read", path)?;
     Ok(fs::metadata(path).is_ok_and(|named| named.ino() == held.ino() && named.dev() == held.dev()))
 }

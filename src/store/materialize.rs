@@ -38,6 +38,7 @@ struct PlacedFile {
 impl Store {
     /// Lays an artifact, or a part of it, out read-only at `to`, which must not exist.
     pub fn place(&self, artifact: &Artifact, subpath: Option<&str>, to: &Path) -> Result<Placed, StoreError> {
+        self.ensure(artifact, subpath)?;
         let part = self.part(artifact, subpath)?;
         let mut placed = Placed {
             root: to.to_path_buf(),
@@ -100,6 +101,7 @@ impl Store {
         if fs::symlink_metadata(to).is_ok() {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists)).at("write", to);
         }
+        self.ensure(artifact, subpath)?;
         match self.part(artifact, subpath)? {
             Part::File {
                 digest,
@@ -112,6 +114,7 @@ impl Store {
 
     /// Returns where a person can read an artifact, or a part of it: the blob of a file, a laid out copy of a folder.
     pub fn readable_path(&self, artifact: &Artifact, subpath: Option<&str>) -> Result<PathBuf, StoreError> {
+        self.ensure(artifact, subpath)?;
         match self.part(artifact, subpath)? {
             Part::File { digest, size, .. } => self.checked_blob(digest, size),
             Part::Folder(_) => {
@@ -136,6 +139,7 @@ impl Store {
 
     /// Returns the bytes of a file artifact or of a file inside one; none for a folder.
     pub fn read_file(&self, artifact: &Artifact, subpath: Option<&str>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.ensure(artifact, subpath)?;
         match self.part(artifact, subpath)? {
             Part::File { digest, .. } => self.read_blob(digest).map(Some),
             Part::Folder(_) => Ok(None),

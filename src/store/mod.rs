@@ -17,17 +17,21 @@
 //! outputs/        the last results of each pipeline under readable names
 //! locks/          `keys`, of which each key that runs just now locks a byte, and who holds them
 //! quarantine/     what was found damaged: blobs, records, an index
+//! incoming/       blobs that are being received from elsewhere
 //! tmp/            what is being written
 //! ```
 
+mod admit;
 mod artifact;
 mod blob;
 mod clock;
 mod code;
 mod durable;
+mod elsewhere;
 mod error;
 mod fsck;
 mod history;
+mod incoming;
 mod index;
 mod known;
 mod lock;
@@ -37,24 +41,29 @@ mod process;
 mod record;
 mod runs;
 mod seal;
+mod signature;
 mod snapshot;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
+pub use admit::{AdmitError, Admitted};
 pub use artifact::{Artifact, Manifest, TreeFile};
 pub use clock::{BadTimestamp, Timestamp};
+pub use elsewhere::Elsewhere;
 pub use error::StoreError;
-pub use fsck::{Elsewhere, Fate, Fault, FsckOptions, FsckReport, FsckStep, Need, Problem, Progress};
+pub use fsck::{Fate, Fault, FsckOptions, FsckReport, FsckStep, Need, Problem, Progress};
 pub use history::{Earlier, RecordHistory};
+pub use incoming::Incoming;
 pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
 pub use process::{Owner, host_name};
-pub use record::{Lookup, Record};
+pub use record::{Lookup, Record, RecordFile};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
+pub use signature::{BadPublicKey, PublicKey, SigningKey, Trust};
 pub use snapshot::{Found, Snapshot};
 
 use crate::digest::{ContentKey, Digest};
@@ -67,6 +76,10 @@ pub struct Store {
     index: index::Slot,
     /// Whether the filesystem turned out not to have reflinks.
     no_reflinks: AtomicBool,
+    trust: Trust,
+    /// What signs the records that are written.
+    signer: Option<Arc<SigningKey>>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     /// Whether blobs that were touched are read before they count as there.
     verifies: AtomicBool,
     /// Blobs that were there already and whose names are known to be on the disk.
@@ -87,11 +100,29 @@ impl Store {
             root,
             index: index::Slot::default(),
             no_reflinks: AtomicBool::new(false),
+            trust: Trust::default(),
+            signer: None,
+            elsewhere: None,
             verifies: AtomicBool::new(false),
             flushed: Mutex::default(),
         };
         migrate::make_ready(&store)?;
         Ok(store)
+    }
+
+    /// Makes only the records of some signers count, and signs what is written.
+    pub fn with_trust(self, trust: Trust, signer: Option<Arc<SigningKey>>) -> Store {
+        Store { trust, signer, ..self }
+    }
+
+    /// Returns whose records count.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Returns the key that signs the records that are written.
+    pub fn signer(&self) -> Option<PublicKey> {
+        self.signer.as_deref().map(SigningKey::public)
     }
 
     /// Returns the folder of the store.

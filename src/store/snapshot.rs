@@ -7,9 +7,11 @@
 //!
 //! ```text
 //! magic  digest of the rest  journal length  time of writing  times of 256 folders
-//! number of entries, artifacts, names
-//! entries, sorted by recipe key: recipe key, content key, inputs digest, stamp, seconds, first artifact, number of them
+//! number of entries, artifacts, signers, names
+//! entries, sorted by recipe key: recipe key, content key, inputs digest, stamp, seconds, first artifact, number of them,
+//!     number of the signer from 1, or 0
 //! artifacts: digest, manifest, size, files, name, whether there is a manifest
+//! signers: public key
 //! names: length, bytes
 //! ```
 //! All numbers are little-endian.
@@ -24,13 +26,14 @@ use rayon::prelude::*;
 use super::Store;
 use super::artifact::Artifact;
 use super::known::{InputsDigest, Known};
+use super::signature::PublicKey;
 use super::{durable, record};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
-const MAGIC: &[u8; 8] = b"vvsnap01";
+const MAGIC: &[u8; 8] = b"vvsnap02";
 const SHARDS: usize = 256;
-const HEADER: usize = 8 + 32 + 8 + 8 + SHARDS * 8 + 12;
-const ENTRY: usize = 32 + 32 + 16 + 8 + 4 + 4 + 4;
+const HEADER: usize = 8 + 32 + 8 + 8 + SHARDS * 8 + 16;
+const ENTRY: usize = 32 + 32 + 16 + 8 + 4 + 4 + 4 + 4;
 const ARTIFACT: usize = 32 + 32 + 8 + 8 + 2 + 2;
 
 /// A folder that was changed this shortly before the snapshot was written may have been changed again within the same
@@ -46,6 +49,7 @@ pub struct Snapshot {
     bytes: Vec<u8>,
     num_entries: usize,
     artifacts_at: usize,
+    signers_at: usize,
     names: Vec<Box<str>>,
     journal_len: u64,
     /// For each folder of records, whether nothing in it was changed since.
@@ -82,9 +86,11 @@ impl Snapshot {
         }
         let num_entries = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_artifacts = u32_at(&bytes, take(&mut at, 4))? as usize;
+        let num_signers = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_names = u32_at(&bytes, take(&mut at, 4))?;
         let artifacts_at = num_entries.checked_mul(ENTRY)?.checked_add(at)?;
-        at = num_artifacts.checked_mul(ARTIFACT)?.checked_add(artifacts_at)?;
+        let signers_at = num_artifacts.checked_mul(ARTIFACT)?.checked_add(artifacts_at)?;
+        at = num_signers.checked_mul(32)?.checked_add(signers_at)?;
         let mut names = Vec::new();
         for _ in 0..num_names {
             let len = u16_at(&bytes, take(&mut at, 2))? as usize;
@@ -98,6 +104,7 @@ impl Snapshot {
         let snapshot = Snapshot {
             num_entries,
             artifacts_at,
+            signers_at,
             names,
             journal_len,
             is_same: Vec::new(),
@@ -152,7 +159,15 @@ impl Snapshot {
         })
     }
 
-    fn known(&self, idx: u32) -> Known {
+    /// Returns all that is known of something that was found.
+    pub fn known(&self, found: &Found) -> Known {
+        match found {
+            Found::Entry(idx) => self.entry_known(*idx),
+            Found::Record(known) => Known::clone(known),
+        }
+    }
+
+    fn entry_known(&self, idx: u32) -> Known {
         let entry = self.entry(idx as usize);
         Known {
             recipe_key: RecipeKey(digest_at(entry, 0)),
@@ -163,6 +178,20 @@ impl Snapshot {
                 .map(|(name, artifact)| (name.into(), artifact))
                 .collect(),
             seconds: f32::from_bits(u32_at(entry, 88).unwrap_or_default()),
+            signer: self.signer(&Found::Entry(idx)),
+        }
+    }
+
+    /// Returns who signed the record of something that was found.
+    pub fn signer(&self, found: &Found) -> Option<PublicKey> {
+        match found {
+            Found::Record(known) => known.signer,
+            Found::Entry(idx) => {
+                let number = u32_at(self.entry(*idx as usize), 100)?.checked_sub(1)? as usize;
+                let at = self.signers_at + number * 32;
+                let key = self.bytes.get(at..at + 32)?.try_into().ok()?;
+                Some(PublicKey(key))
+            }
         }
     }
 
@@ -236,8 +265,13 @@ impl Store {
             if !is_good(key) || !is_same() {
                 return None;
             }
-            let known = record::read_known(&path)?;
-            (known != snapshot.known(idx as u32) && is_same()).then_some(key)
+            let known = record::read_known(&path, self.trust())?;
+            // Of several signers the entry has one that was trusted when it was written.
+            let entry = Known {
+                signer: known.signer,
+                ..snapshot.entry_known(idx as u32)
+            };
+            (known != entry && is_same()).then_some(key)
         });
         wrong.map_or(SnapshotState::Good, SnapshotState::Wrong)
     }
@@ -272,11 +306,14 @@ impl Store {
         if let Some(idx) = snapshot.position(key) {
             let is_same = (!now && snapshot.is_same[key.0.0[0] as usize])
                 || stamp(&self.sharded("records", key.0)) == Some(snapshot.stamp(idx as usize));
-            if is_same {
-                return Some(Found::Entry(idx));
+            let found = Found::Entry(idx);
+            // Of several signers the entry has one, and the project may trust another one by now.
+            if is_same && self.trust().accepts(snapshot.signer(&found)) {
+                return Some(found);
             }
         }
-        let known = record::read_known(&self.sharded("records", key.0)).filter(|known| known.recipe_key == key)?;
+        let known =
+            record::read_known(&self.sharded("records", key.0), &self.trust).filter(|known| known.recipe_key == key)?;
         Some(Found::Record(known.into()))
     }
 
@@ -319,7 +356,7 @@ impl Store {
             self.each_record_file(|path| {
                 // The same file has a second name under the content key.
                 let is_by_recipe = |entry: &(Known, u64)| path == self.sharded("records", entry.0.recipe_key.0);
-                entries.extend(read_entry(path).filter(is_by_recipe));
+                entries.extend(self.read_entry(path).filter(is_by_recipe));
             });
         } else {
             let fresh: HashSet<RecipeKey> = fresh.into_iter().collect();
@@ -327,13 +364,13 @@ impl Store {
                 let key = old.key(idx);
                 let is_same = || stamp(&self.sharded("records", key)) == Some(old.stamp(idx));
                 if !fresh.contains(&RecipeKey(key)) && (old.is_same[key.0[0] as usize] || is_same()) {
-                    entries.push((old.known(idx as u32), old.stamp(idx)));
+                    entries.push((old.entry_known(idx as u32), old.stamp(idx)));
                 }
             }
             entries.extend(
                 fresh
                     .iter()
-                    .filter_map(|key| read_entry(&self.sharded("records", key.0))),
+                    .filter_map(|key| self.read_entry(&self.sharded("records", key.0))),
             );
         }
         drop(old);
@@ -350,6 +387,13 @@ impl Store {
         true
     }
 
+    /// Reads what the snapshot keeps of a record file.
+    fn read_entry(&self, path: &Path) -> Option<(Known, u64)> {
+        // The stamp comes first: if the file is replaced in between, it won't match.
+        let stamp = stamp(path)?;
+        Some((record::read_known(path, &self.trust)?, stamp))
+    }
+
     fn snapshot_path(&self) -> std::path::PathBuf {
         self.root().join("records/snapshot")
     }
@@ -362,13 +406,6 @@ impl Store {
             metadata.map_or(0, |metadata| mtime_ns(&metadata))
         })
     }
-}
-
-/// Reads what the snapshot keeps of a record file.
-fn read_entry(path: &Path) -> Option<(Known, u64)> {
-    // The stamp comes first: if the file is replaced in between, it won't match.
-    let stamp = stamp(path)?;
-    Some((record::read_known(path)?, stamp))
 }
 
 fn mtime_ns(metadata: &fs::Metadata) -> u64 {
@@ -409,7 +446,10 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
     if names.len() > usize::from(u16::MAX) || names.iter().any(|name| name.len() > usize::from(u16::MAX)) {
         return None;
     }
-    for count in [entries.len(), num_artifacts, names.len()] {
+    let mut signers: Vec<PublicKey> = entries.iter().filter_map(|(known, _)| known.signer).collect();
+    signers.sort_unstable();
+    signers.dedup();
+    for count in [entries.len(), num_artifacts, signers.len(), names.len()] {
         bytes.extend_from_slice(&(count as u32).to_le_bytes());
     }
     let mut first = 0u32;
@@ -423,6 +463,9 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
         bytes.extend_from_slice(&first.to_le_bytes());
         bytes.extend_from_slice(&count.to_le_bytes());
         first += count;
+        let signer = known.signer.and_then(|signer| signers.binary_search(&signer).ok());
+        let number = signer.map_or(0, |idx| idx as u32 + 1);
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
     for (name, artifact) in entries.iter().flat_map(|(known, _)| &known.artifacts) {
         bytes.extend_from_slice(&artifact.digest.0);
@@ -433,6 +476,7 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
         bytes.extend_from_slice(&name.to_le_bytes());
         bytes.extend_from_slice(&u16::from(artifact.manifest.is_some()).to_le_bytes());
     }
+    signers.iter().for_each(|signer| bytes.extend_from_slice(&signer.0));
     for name in names {
         bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());

@@ -1,5 +1,6 @@
 //! The pass over blobs: every one is hashed, on all cores, and what records need must be there.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +9,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::records::list;
-use super::{Check, FsckStep, Progress};
+use super::{Check, Entry, FsckStep, Progress};
 use crate::digest::Digest;
 use crate::store::error::StoreError;
 use crate::store::seal;
@@ -82,9 +83,10 @@ impl Check<'_> {
         let is_here = |digest: &Digest| found.binary_search_by_key(digest, |blob| blob.digest).is_ok();
         let absent = self.wanted.iter().filter(|(digest, _)| !is_here(digest));
         let absent: Vec<(Digest, u64)> = absent.map(|(digest, size)| (*digest, size.unwrap_or(0))).collect();
+        let promised = self.promised(&absent.iter().map(|(digest, _)| *digest).collect());
         let mut logs = 0;
         for (digest, size) in absent {
-            if self.elsewhere.is_some_and(|elsewhere| elsewhere.has(digest)) {
+            if promised.contains(&digest) {
                 self.report.elsewhere += 1;
             } else if self.logs.contains(&digest) {
                 logs += 1;
@@ -95,6 +97,32 @@ impl Check<'_> {
         if logs > 0 {
             self.note(format!("logs that are gone, of nodes whose results are there: {logs}"));
         }
+    }
+}
+
+impl Check<'_> {
+    /// Returns, of the blobs that are not here, those that another place has for us, as it has the records that need them.
+    fn promised(&self, absent: &HashSet<Digest>) -> HashSet<Digest> {
+        let Some(elsewhere) = self.elsewhere.filter(|_| !absent.is_empty()) else {
+            return HashSet::new();
+        };
+        let parts = |entry: &Entry| -> Vec<Digest> {
+            let artifacts = entry.artifacts.values();
+            artifacts
+                .flat_map(|artifact| self.parts_of(artifact))
+                .map(|(digest, _)| digest)
+                .chain(entry.log)
+                .collect()
+        };
+        let needing = self.entries.iter().map(|entry| (entry, parts(entry)));
+        let needing: Vec<(&Entry, Vec<Digest>)> = needing
+            .filter(|(_, parts)| parts.iter().any(|part| absent.contains(part)))
+            .collect();
+        let keys: Vec<Digest> = needing.iter().map(|(entry, _)| entry.recipe_key.0).collect();
+        elsewhere.look_ahead(&keys);
+        let is_there = |entry: &Entry| elsewhere.has(entry.recipe_key, &entry.artifacts);
+        let there = needing.into_iter().filter(|(entry, _)| is_there(entry));
+        there.flat_map(|(_, parts)| parts).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::Store;
 use super::artifact::Artifact;
+use super::elsewhere::Elsewhere;
 use super::error::StoreError;
 use super::lock::NamedLock;
 use crate::digest::{ContentKey, Digest, RecipeKey};
@@ -30,15 +31,6 @@ pub struct FsckOptions {
     pub repair: bool,
     /// The share of the blobs to reread, from 0 to 1, another one each time; none for all. Sizes are looked at for all.
     pub sample: Option<f64>,
-}
-
-/// Where blobs that are not in the store may be had.
-pub trait Elsewhere: Sync {
-    /// Returns whether a blob is kept there, without fetching it.
-    fn has(&self, digest: Digest) -> bool;
-
-    /// Puts a blob of an artifact into the store; returns whether it did. What it put there is verified.
-    fn fetch(&self, digest: Digest, artifact: &Artifact) -> bool;
 }
 
 /// What a check is at, for whoever shows it.
@@ -311,7 +303,7 @@ impl Check<'_> {
         };
         let mut parts = vec![(digest, None)];
         if !self.damaged.contains_key(&digest)
-            && let Ok(Some(manifest)) = self.store.manifest(artifact)
+            && let Ok(Some(manifest)) = self.store.manifest_here(artifact)
         {
             let files = manifest.files.into_iter();
             parts.extend(files.map(|file| (file.digest, Some(file.path))));

@@ -57,7 +57,7 @@ impl Check<'_> {
         let fetched = self
             .elsewhere
             .zip(owner)
-            .is_some_and(|(elsewhere, artifact)| elsewhere.fetch(digest, artifact));
+            .is_some_and(|(elsewhere, artifact)| elsewhere.fetch(artifact, None));
         // Whoever fetched it may have verified it; to know costs little.
         if fetched && path.is_file() && wrong(digest, &path, &|_| ()).is_none() {
             return Fate::Fetched;

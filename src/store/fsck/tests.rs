@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -215,17 +215,30 @@ fn repair_leaves_nothing_to_find_and_tells_what_runs_again() -> Tested {
 }
 
 /// Keeps what was in a store.
-struct Remote(BTreeMap<Digest, Vec<u8>>, PathBuf);
+#[derive(Debug)]
+struct Remote(BTreeMap<Digest, Vec<u8>>, Store);
+
+impl Remote {
+    fn parts(&self, artifact: &Artifact) -> Vec<Digest> {
+        match self.1.manifest(artifact) {
+            Ok(Some(manifest)) => manifest.files.into_iter().map(|file| file.digest).collect(),
+            _ => vec![artifact.digest],
+        }
+    }
+}
 
 impl Elsewhere for Remote {
-    fn has(&self, digest: Digest) -> bool {
-        self.0.contains_key(&digest)
+    fn look_ahead(&self, _: &[Digest]) {}
+
+    fn has(&self, _: RecipeKey, artifacts: &BTreeMap<String, Artifact>) -> bool {
+        let mut parts = artifacts.values().flat_map(|artifact| self.parts(artifact));
+        parts.all(|part| self.0.contains_key(&part))
     }
 
-    fn fetch(&self, digest: Digest, _: &Artifact) -> bool {
-        self.0.get(&digest).is_some_and(|bytes| {
-            let hex = digest.to_string();
-            fs::write(self.1.join("blobs").join(&hex[..2]).join(&hex[2..]), bytes).is_ok()
+    fn fetch(&self, artifact: &Artifact, _: Option<&str>) -> bool {
+        self.parts(artifact).into_iter().all(|part| {
+            let path = self.1.blob_path(part);
+            path.exists() || self.0.get(&part).is_some_and(|bytes| fs::write(path, bytes).is_ok())
         })
     }
 }
@@ -244,7 +257,7 @@ fn what_is_elsewhere_is_fetched_and_a_lie_is_not_admitted() -> Tested {
     )?;
     let whole = |text: &str| (Digest::of(text.as_bytes()), text.as_bytes().to_vec());
     let lie = (Digest::of(b"2"), b"7".to_vec());
-    let remote = Remote([whole("1"), lie, whole("3")].into(), store.root().to_path_buf());
+    let remote = Remote([whole("1"), lie, whole("3")].into(), Store::open(store.root())?);
     flip(&store.blob_path(Digest::of(b"1")), 0, false)?;
     fs::remove_file(store.blob_path(Digest::of(b"3")))?;
     let options = FsckOptions {

@@ -1,0 +1,302 @@
+//! Remotes on a real S3 server: two caches share, and whatever a network or a server does, no wrong byte gets in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use volvelle::store::{Artifact, Store};
+
+use crate::proxy::{Faults, Proxy};
+use crate::s3::{Call, S3, name};
+
+const MB: usize = 1 << 20;
+
+struct Machine {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().join("cache")).expect("a new store");
+        Machine { folder, store }
+    }
+
+    fn cache(&self) -> &Path {
+        self.store.root()
+    }
+
+    fn artifact(&self, files: &[(&str, Vec<u8>)]) -> Artifact {
+        let root = self.folder.path().join("out");
+        for (name, bytes) in files {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().expect("it is inside")).expect("a folder");
+            std::fs::write(path, bytes).expect("a file");
+        }
+        let mut admitted = self
+            .store
+            .admit(&[("out".to_owned(), root.clone())])
+            .expect("plain files");
+        std::fs::remove_dir_all(&root).expect("the folder that is left");
+        admitted.remove("out").expect("it was asked for")
+    }
+
+    /// Returns the contents of an artifact, each checked.
+    fn contents(&self, artifact: &Artifact) -> BTreeMap<String, Vec<u8>> {
+        let manifest = self
+            .store
+            .manifest(artifact)
+            .expect("a good manifest")
+            .expect("a folder");
+        let read = |digest| self.store.read_blob(digest).expect("a good blob");
+        manifest
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), read(file.digest)))
+            .collect()
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}
+
+/// Returns the files under a folder that hold a text.
+fn files_with(folder: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path)
+            && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn two_caches_share_through_s3_and_no_secret_is_told() {
+    let Some(server) = S3::get() else { return };
+    let (ours, theirs, bucket) = (Machine::new(), Machine::new(), server.bucket());
+    let artifact = ours.artifact(&[
+        ("model/a.bin", noise(1, 3 * MB)),
+        ("table.csv", b"a,b\n1,2\n".repeat(9000)),
+    ]);
+    let call = |machine: &Machine| Call::to(server.address(), &bucket, machine.cache());
+    let pushed = call(&ours).push(&artifact);
+    assert!(pushed.wire_bytes() < 3 * MB as u64 + 20_000, "{pushed:?}");
+    assert_eq!(call(&ours).push(&artifact).wire_bytes(), 0);
+    let fetched = call(&theirs).as_reader().fetch(&artifact);
+    assert!(fetched.wire_bytes() > 3 * MB as u64, "{fetched:?}");
+    assert_eq!(ours.contents(&artifact), theirs.contents(&artifact));
+    let status = call(&theirs).run("status", "");
+    let text = status.result.expect("a remote");
+    assert!(
+        text.contains("artifacts: 1") && text.contains("claims: true") && text.contains("writable: true"),
+        "{text}"
+    );
+    let key = artifact.digest.to_string();
+    assert_eq!(call(&ours).run("claim", &key).result, Ok("held".to_owned()));
+    assert_eq!(call(&theirs).run("claim", &key).result, Ok("taken by true".to_owned()));
+    for printed in [&pushed.printed, &fetched.printed, &status.printed] {
+        assert!(!printed.contains("canary"), "{printed}");
+    }
+    for machine in [&ours, &theirs] {
+        assert_eq!(files_with(machine.folder.path(), "canary"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_may_not_be_done_is_told() {
+    let Some(server) = S3::get() else { return };
+    let (ours, bucket) = (Machine::new(), server.bucket());
+    let artifact = ours.artifact(&[("a", noise(1, MB))]);
+    let call = Call::to(server.address(), &bucket, ours.cache());
+    let said = |call: Call, words: &[&str]| {
+        let outcome = call.push(&artifact);
+        let error = outcome.result.expect_err("it may not");
+        for word in words {
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(!outcome.printed.contains("canary"), "{}", outcome.printed);
+    };
+    let hint = "check AWS_ACCESS_KEY_ID";
+    said(call.clone().as_reader(), &["Denied", hint]);
+    said(
+        call.clone().with_key("WRITER", "canary-wrong"),
+        &["Denied", "SignatureDoesNotMatch", hint],
+    );
+    said(
+        call.clone().with_key("NOBODY", "canary-wrong"),
+        &["Denied", "InvalidAccessKeyId", hint],
+    );
+    said(call.clone().with_key("", ""), &["Denied", "no credentials", hint]);
+    said(
+        Call::to(server.address(), "nowhere", ours.cache()),
+        &["nowhere", "no such bucket"],
+    );
+    let status = call.as_reader().run("status", "").result.expect("it may look");
+    assert!(status.contains("writable: false"), "{status}");
+}
+
+/// Waits until a proxy carried so many bytes, then kills a process.
+fn kill_after(child: &mut std::process::Child, mut bytes: impl FnMut() -> u64, at_least: u64) {
+    let started = Instant::now();
+    while bytes() < at_least {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "too slow: {} of {at_least}",
+            bytes()
+        );
+        assert!(
+            child.try_wait().expect("it is ours").is_none(),
+            "it was done before it could be killed"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+}
+
+#[test]
+fn a_killed_transfer_goes_on_where_it_was() {
+    let Some(server) = S3::get() else { return };
+    let (ours, theirs, bucket) = (Machine::new(), Machine::new(), server.bucket());
+    let proxy = Proxy::start(server.address()).expect("a port");
+    let total = 96 * MB as u64;
+    let artifact = ours.artifact(&[("a", noise(1, 64 * MB)), ("b", noise(2, 32 * MB))]);
+    let slow = Faults {
+        bytes_per_second: Some(12_000_000),
+        ..Faults::default()
+    };
+    proxy.set(slow);
+    let push = Call::to(proxy.address(), &bucket, ours.cache());
+    let mut child = push.start("push", &name(&artifact));
+    kill_after(&mut child, || proxy.bytes_to_server(), total * 9 / 10);
+    proxy.set(Faults::default());
+    let again = push.push(&artifact);
+    assert!(again.wire_bytes() < total * 3 / 4, "{again:?}");
+    proxy.set(slow);
+    let fetch = Call::to(proxy.address(), &bucket, theirs.cache());
+    let mut child = fetch.start("fetch", &name(&artifact));
+    let before = proxy.bytes_to_client();
+    kill_after(&mut child, || proxy.bytes_to_client() - before, total * 6 / 10);
+    proxy.set(Faults::default());
+    let again = fetch.fetch(&artifact);
+    // What was on the way in each of the connections when it was killed is asked for again.
+    assert!(again.wire_bytes() < total * 8 / 10, "{again:?}");
+    assert_eq!(ours.contents(&artifact), theirs.contents(&artifact));
+}
+
+#[test]
+fn a_bad_network_is_survived_or_told_in_time() {
+    let Some(server) = S3::get() else { return };
+    let (ours, bucket) = (Machine::new(), server.bucket());
+    let proxy = Proxy::start(server.address()).expect("a port");
+    let artifact = ours.artifact(&[("a", noise(1, 20 * MB))]);
+    let call = |machine: &Machine| Call::to(proxy.address(), &bucket, machine.cache());
+    assert!(call(&ours).push(&artifact).result.is_ok());
+    let survived = [
+        Faults {
+            delay: Some(Duration::from_millis(20)),
+            ..Faults::default()
+        },
+        Faults {
+            bytes_per_second: Some(3_000_000),
+            ..Faults::default()
+        },
+        Faults {
+            cut_after: Some(9_000_000),
+            reset: true,
+            ..Faults::default()
+        },
+    ];
+    for faults in survived {
+        let theirs = Machine::new();
+        proxy.set(faults);
+        // A request is shorter than what passes in its time limit would be, so the limit has to grow with what comes.
+        let fetched = call(&theirs).with_timeout(Duration::from_secs(2)).fetch(&artifact);
+        assert!(fetched.result.is_ok(), "{faults:?}: {fetched:?}");
+        assert_eq!(ours.contents(&artifact), theirs.contents(&artifact));
+    }
+    let refused = [
+        Faults {
+            blackhole: true,
+            ..Faults::default()
+        },
+        Faults {
+            reset: true,
+            ..Faults::default()
+        },
+        Faults {
+            cut_after: Some(100),
+            ..Faults::default()
+        },
+    ];
+    for faults in refused {
+        let theirs = Machine::new();
+        proxy.set(faults);
+        let started = Instant::now();
+        let error = call(&theirs)
+            .with_timeout(Duration::from_secs(1))
+            .fetch(&artifact)
+            .result
+            .expect_err("it can't");
+        assert!(error.contains("Unreachable"), "{faults:?}: {error}");
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{faults:?}: {:?}",
+            started.elapsed()
+        );
+    }
+    let nobody = Call::to(([127, 0, 0, 1], 9).into(), &bucket, ours.cache());
+    let error = nobody.push(&artifact).result.expect_err("nobody listens there");
+    assert!(error.contains("Connection refused"), "{error}");
+}
+
+#[test]
+fn a_second_version_moves_a_twentieth_and_little_more() {
+    let Some(server) = S3::get() else { return };
+    let (ours, theirs, bucket) = (Machine::new(), Machine::new(), server.bucket());
+    let proxy = Proxy::start(server.address()).expect("a port");
+    let sizes = [MB, 2 * MB, 3 * MB, 10 * MB, 24 * MB, 80 * MB];
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut files: Vec<_> = names
+        .into_iter()
+        .zip(sizes)
+        .zip(0u64..)
+        .map(|((name, len), seed)| (name, noise(seed, len)))
+        .collect();
+    let first = ours.artifact(&files);
+    for (idx, (_, bytes)) in files.iter_mut().enumerate() {
+        let (at, len) = (bytes.len() * (idx + 1) / 8, bytes.len() / 20);
+        bytes[at..at + len].copy_from_slice(&noise(1000 + idx as u64, len));
+    }
+    let second = ours.artifact(&files);
+    let push = Call::to(proxy.address(), &bucket, ours.cache());
+    let fetch = Call::to(proxy.address(), &bucket, theirs.cache());
+    assert!(push.push(&first).result.is_ok() && fetch.fetch(&first).result.is_ok());
+    let total = second.size_bytes as f64;
+    let before = proxy.bytes_to_server();
+    assert!(push.push(&second).result.is_ok());
+    let sent = (proxy.bytes_to_server() - before) as f64 / total;
+    let before = proxy.bytes_to_client();
+    assert!(fetch.fetch(&second).result.is_ok());
+    let received = (proxy.bytes_to_client() - before) as f64 / total;
+    println!(
+        "of a second version {:.2}% was sent and {:.2}% received",
+        sent * 100.0,
+        received * 100.0
+    );
+    assert!(sent < 0.08 && received < 0.08, "{sent} {received}");
+    assert_eq!(ours.contents(&second), theirs.contents(&second));
+}
