@@ -56,11 +56,9 @@ fn check_up_to_date(project: &Project) {
         "everything is kept"
     );
     assert!(cache.join("records/ff").is_dir() && cache.join("blobs/00").is_dir());
-    assert_eq!(
-        fs::read_dir(cache.join("locks")).expect("a folder").count(),
-        0,
-        "no key has a lock file of its own"
-    );
+    let locks = fs::read_dir(cache.join("locks")).expect("a folder").flatten();
+    let of_keys = locks.filter(|lock| lock.file_name().len() == 64).count();
+    assert_eq!(of_keys, 0, "no key has a lock file of its own");
     let checked = project.volvelle(&["fsck"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stdout);
     let states = project.run(&[]);
