@@ -212,7 +212,8 @@ impl Store {
     }
 
     fn checked_blob(&self, digest: Digest, size: u64) -> Result<PathBuf, StoreError> {
-        if self.has_blob(digest, size) {
+        // Its bytes are about to be handed out, so one that was touched is read first.
+        if self.has_sealed(digest, size, true) {
             Ok(self.blob_path(digest))
         } else {
             Err(StoreError::MissingBlob { digest })

@@ -11,6 +11,7 @@ mod faults;
 mod fsck;
 mod fuzzed;
 mod garbage;
+mod gc;
 mod graph;
 mod json;
 mod language;
