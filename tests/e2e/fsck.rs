@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::project::{Project, finish, flip, remove, states};
+use crate::project::{Killable, Numbers, Project, finish, flip, remove, states};
 
 const PIPELINE: &str = r#"volvelle: 1
 name: numbers
@@ -144,4 +145,39 @@ fn blob_in(project: &Project, node: &str, file: &str) -> PathBuf {
     path.strip_prefix(project.path("cache/blobs").canonicalize().expect("the folder"))
         .expect("a file of a folder is a blob")
         .to_path_buf()
+}
+
+#[test]
+fn a_repair_that_is_killed_is_finished_by_the_next() {
+    let project = Project::in_memory(
+        "volvelle: 1\nstages:\n  many: { uses: command, matrix: { i: { range: [1, 40] } }, outputs: { out: folder }, with: { run: \"mkdir ${outputs.out}; for k in 1 2 3; do echo ${matrix.i} $k > ${outputs.out}/$k; done\" } }\n  all: { uses: command, needs: { m: many.out }, gather: [i], outputs: { out: text }, with: { run: \"for d in ${inputs.m}; do cat $d/*; done > ${outputs.out}\" } }\n",
+    );
+    project.run(&[]);
+    let before = project.digest("all", "out");
+    let mut numbers = Numbers::new("kills of a repair");
+    let mut files: Vec<PathBuf> = Vec::new();
+    for area in ["cache/blobs", "cache/records"] {
+        for shard in fs::read_dir(project.path(area)).expect("a folder").flatten() {
+            let entries = fs::read_dir(shard.path()).into_iter().flatten().flatten();
+            files.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    files.sort();
+    for path in files {
+        match numbers.below(4) {
+            0 => flip(&path, numbers.below(1 << 20)),
+            1 if path.starts_with(project.path("cache/blobs")) => remove(&path),
+            _ => {}
+        }
+    }
+    assert_eq!(check(&project, &[]).0, Some(1));
+    for _ in 0..12 {
+        let mut repair = Killable::start(project.command(&["fsck", "--repair"]));
+        std::thread::sleep(Duration::from_micros(numbers.below(25_000) as u64));
+        repair.kill();
+    }
+    assert_eq!(check(&project, &["--repair"]).0, Some(0));
+    assert_eq!(check(&project, &[]).1["clean"], true);
+    project.run(&[]);
+    assert_eq!(project.digest("all", "out"), before);
 }
