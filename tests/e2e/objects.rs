@@ -107,6 +107,15 @@ fn two_caches_share_through_s3_and_no_secret_is_told() {
     let key = artifact.digest.to_string();
     assert_eq!(call(&ours).run("claim", &key).result, Ok("held".to_owned()));
     assert_eq!(call(&theirs).run("claim", &key).result, Ok("taken by true".to_owned()));
+    // No record needs the artifact, so a collection takes it: its pack, its map, and what says that it has a pack.
+    let collected = call(&ours).run("collect", "").result.expect("a remote");
+    assert!(
+        collected.contains("removed_objects: 3") && collected.contains("kept_bytes: 0"),
+        "{collected}"
+    );
+    let gone = call(&Machine::new()).fetch(&artifact).result.expect_err("it is gone");
+    assert!(gone.contains("Absent"), "{gone}");
+    assert!(call(&ours).push(&artifact).wire_bytes() > 3 * MB as u64);
     for printed in [&pushed.printed, &fetched.printed, &status.printed] {
         assert!(!printed.contains("canary"), "{printed}");
     }

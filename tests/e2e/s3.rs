@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use volvelle::digest::{ContentKey, Digest};
-use volvelle::remote::{Content, Meter, RemoteClaim, RemoteError, objects};
+use volvelle::remote::{Content, Meter, RemoteClaim, RemoteError, RemoteGc, objects};
 use volvelle::settings::RemoteSettings;
 use volvelle::store::{Artifact, Owner, Store};
 
@@ -338,6 +338,13 @@ async fn answer(words: &[&str], cache: &Path, settings: &RemoteSettings) -> Resu
             RemoteClaim::Held(_) => "held".to_owned(),
             RemoteClaim::Taken { owner, .. } => format!("taken by {}", owner.is_some()),
         },
+        "collect" => {
+            let all = RemoteGc {
+                grace: Some(Duration::ZERO),
+                ..RemoteGc::default()
+            };
+            format!("{:?}", remote.collect(all).await?)
+        }
         other => panic!("no such call: {other}"),
     })
 }

@@ -40,6 +40,10 @@ impl Context {
         }
     }
 
+    pub(super) fn no_container(&self) -> RemoteError {
+        RemoteError::Settings(format!("{}: there is no such {}", self.address, self.kind.container()))
+    }
+
     fn denied(&self, why: &str) -> RemoteError {
         RemoteError::Denied {
             what: format!("{}{why}", self.address),

@@ -28,7 +28,7 @@ const INLINE: u64 = 128 << 10;
 const INLINE_MANIFEST: u64 = 512 << 10;
 
 /// Of the packs in memory there are so many at most.
-const MAX_UPLOADS: usize = 6;
+const MAX_UPLOADS: usize = 4;
 
 /// How much is read before it is hashed and compressed on all cores.
 const BATCH: usize = 4 << 20;

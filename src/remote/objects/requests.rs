@@ -23,6 +23,12 @@ use crate::remote::RemoteError;
 /// The slowest link that is worth waiting for.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
 
+/// Room is made for so much of a body before it comes.
+const EXPECTED: u64 = 4 << 20;
+
+/// What is read as a whole where only a part is wanted is not longer; no pack is.
+const MAX_WHOLE: u64 = 64 << 20;
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -91,47 +97,56 @@ impl Bucket {
 
     /// Reads a whole object; none where there is none.
     pub(super) async fn get(&self, path: &Path, at_most: u64) -> Result<Option<Bytes>, RemoteError> {
-        Ok(self.get_with_meta(path, at_most).await?.map(|(bytes, _)| bytes))
-    }
-
-    pub(super) async fn get_with_meta(
-        &self,
-        path: &Path,
-        at_most: u64,
-    ) -> Result<Option<(Bytes, ObjectMeta)>, RemoteError> {
-        let result = self.timed(path, at_most, async {
-            let result = self.store.get_opts(path, GetOptions::default()).await?;
-            let meta = result.meta.clone();
-            if meta.size > at_most {
-                return Ok(None);
-            }
-            let bytes = self.collect(result.into_stream(), at_most).await?;
-            Ok((bytes.len() as u64 <= at_most).then_some((bytes, meta)))
-        });
-        match result.await {
-            Ok(Some(found)) => Ok(Some(found)),
-            Ok(None) => Err(self.context.damaged(path, "it is larger than anything of its kind")),
-            Err(RemoteError::Absent { .. }) => Ok(None),
-            Err(error) => Err(error),
+        let result = match self
+            .timed(path, 0, self.store.get_opts(path, GetOptions::default()))
+            .await
+        {
+            Ok(result) => result,
+            Err(RemoteError::Absent { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let size = result.meta.size;
+        let too_long = || self.context.damaged(path, "it is longer than anything of its kind");
+        if size > at_most {
+            return Err(too_long());
         }
+        let bytes = self.timed(path, size, self.collect(result.into_stream(), size)).await?;
+        if bytes.len() as u64 > size {
+            return Err(too_long());
+        }
+        Ok(Some(bytes))
     }
 
     /// Reads a part of an object, and exactly that.
     pub(super) async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, RemoteError> {
-        let len = range.end - range.start;
+        let (start, len) = (range.start, range.end - range.start);
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
-        let bytes = self.timed(path, len, async {
-            let result = self.store.get_opts(path, options).await?;
-            self.collect(result.into_stream(), len).await
-        });
-        let bytes = bytes.await?;
+        let result = match self.timed(path, 0, self.store.get_opts(path, options)).await {
+            Err(RemoteError::Unreachable { why, .. }) if why.contains("non-partial response") => {
+                return self.get_slice(path, start..start + len).await;
+            }
+            other => other?,
+        };
+        let bytes = self.timed(path, len, self.collect(result.into_stream(), len)).await?;
         if bytes.len() as u64 != len {
             return Err(self.context.damaged(path, "it is shorter or longer than it was"));
         }
         Ok(bytes)
+    }
+
+    /// Reads a part of an object from a server that has no parts, only wholes.
+    async fn get_slice(&self, path: &Path, range: Range<u64>) -> Result<Bytes, RemoteError> {
+        let whole = self
+            .get(path, MAX_WHOLE)
+            .await?
+            .ok_or_else(|| self.context.absent(path))?;
+        if range.end > whole.len() as u64 {
+            return Err(self.context.damaged(path, "it is shorter than it was"));
+        }
+        Ok(whole.slice(range.start as usize..range.end as usize))
     }
 
     /// Returns what is known of an object without reading it; none where there is none.
@@ -146,9 +161,13 @@ impl Bucket {
     /// Writes an object, whether or not there is one.
     pub(super) async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), RemoteError> {
         let len = bytes.len() as u64;
-        self.timed(path, len, self.store.put(path, PutPayload::from_bytes(bytes)))
-            .await?;
-        Ok(())
+        let put = self.store.put(path, PutPayload::from_bytes(bytes));
+        match self.timed(path, len, put).await {
+            Ok(_) => Ok(()),
+            // A write needs nothing to be there but the bucket.
+            Err(RemoteError::Absent { .. }) => Err(self.context.no_container()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes an object unless there is one. An error leaves open whether it was written.
@@ -165,7 +184,10 @@ impl Bucket {
                 Err(error) => Err(error),
             }
         });
-        created.await
+        match created.await {
+            Err(RemoteError::Absent { .. }) => Err(self.context.no_container()),
+            created => created,
+        }
     }
 
     /// Lists the objects of an area.
@@ -203,7 +225,7 @@ impl Bucket {
         mut body: BoxStream<'static, object_store::Result<Bytes>>,
         at_most: u64,
     ) -> object_store::Result<Bytes> {
-        let mut bytes = BytesMut::new();
+        let mut bytes = BytesMut::with_capacity(at_most.min(EXPECTED) as usize);
         loop {
             let piece = tokio::time::timeout(self.limits.silence(), body.try_next()).await;
             let piece = piece.map_err(|elapsed| object_store::Error::Generic {

@@ -69,7 +69,7 @@ impl Machine {
                 kind: Kind::Memory,
             },
             limits: Limits {
-                small: Duration::from_millis(500),
+                small: Duration::from_millis(300),
             },
         };
         Objects::new(bucket, self.store.root(), parallel)
@@ -473,7 +473,11 @@ async fn a_thousand_flipped_bits_are_noticed_before_use() {
     let mut num_refused = 0;
     for seed in 0..1000 {
         let (path, good) = flip_a_bit(&faulty, &["maps/", "packs/"], seed).await;
-        for artifact in [&artifact, &small] {
+        let hit = [&artifact, &small].into_iter().filter(|artifact| {
+            let is_its_map = path == there.bucket.named("maps", artifact.digest);
+            is_its_map || (path.as_ref().contains("packs/") && artifact.files > 1)
+        });
+        for artifact in hit {
             match fetched(&there, &theirs, artifact).await {
                 Ok(_) => assert_eq!(ours.contents(artifact), theirs.contents(artifact)),
                 Err(RemoteError::Damaged { .. }) => num_refused += 1,
