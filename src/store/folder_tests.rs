@@ -513,7 +513,7 @@ fn outputs_that_were_made_read_only_are_taken_over_and_failures_leave_nothing() 
     let output = folder.path().join("output");
     fs::create_dir_all(output.join("sub"))?;
     fs::write(output.join("sub/file"), b"bytes")?;
-    fs::set_permissions(output.join("sub/file"), fs::Permissions::from_mode(0))?;
+    fs::set_permissions(output.join("sub/file"), fs::Permissions::from_mode(0o0))?;
     fs::set_permissions(output.join("sub"), fs::Permissions::from_mode(0o500))?;
     fs::set_permissions(&output, fs::Permissions::from_mode(0o500))?;
     let artifact = put_path(&store, "locked", output)?.artifacts["out"].clone();
