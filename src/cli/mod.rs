@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod error;
 mod fsck;
+mod gc;
 mod graph;
 mod init;
 mod key;
@@ -19,6 +20,7 @@ mod locate_run;
 mod logs;
 mod meter;
 mod output;
+mod pin;
 mod plan;
 mod progress;
 mod pull;
@@ -171,6 +173,14 @@ enum Command {
     Remote(remote::RemoteArgs),
     /// Make or show the key that signs records
     Key(key::KeyArgs),
+    /// Remove what is of no use, and nodes by size, age and what they cost
+    Gc(gc::GcArgs),
+    /// Keep nodes, whatever gc is told
+    Pin(pin::PinArgs),
+    /// Let pinned nodes go again
+    Unpin(pin::UnpinArgs),
+    /// List the pins
+    Pins(pin::PinsArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
     /// Share the cache with other machines over HTTP
@@ -261,6 +271,10 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Pull(args) => pull::run(args, global, output),
         Command::Remote(args) => remote::run(args, global, output),
         Command::Key(args) => key::run(args, output),
+        Command::Gc(args) => gc::run(args, global, output),
+        Command::Pin(args) => pin::run(args, global, output),
+        Command::Unpin(args) => pin::unpin(args, global, output),
+        Command::Pins(args) => pin::list(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),
         Command::Serve(args) => serve::run(args, global, output),
         Command::Token(args) => token::run(args, global, output),

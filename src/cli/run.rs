@@ -6,10 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::progress::Live;
-use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
-use crate::exec::{self, Event, Limits, RunOptions, RunReport};
+use super::{CliError, Global, Output, PipelineArgs, SelectionArgs, gc};
+use crate::exec::{self, Event, Limits, NodeState, RunOptions, RunReport};
 use crate::graph::Graph;
 use crate::report::{self, Lines};
+use crate::settings::Settings;
 use crate::store::{RunStatus, Store, Timestamp};
 
 /// Arguments of `run`.
@@ -52,7 +53,8 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
         link,
         ..args.selection.options()
     };
-    let report = execute(graph, store, &options, args.json, output)?;
+    let settings = global.settings(Some(&args.pipeline.file))?;
+    let report = execute(graph, store, &options, &settings, args.json, output)?;
     match report.state.status {
         RunStatus::Succeeded => Ok(()),
         RunStatus::Interrupted => Err(CliError::Interrupted),
@@ -60,14 +62,17 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
     }
 }
 
-/// Runs a graph and shows how it goes: as JSON, live on a terminal, else as lines.
+/// Runs a graph and shows how it goes: as JSON, live on a terminal, else as lines. Then the cache is as small as the
+/// settings want it.
 pub(super) fn execute(
     graph: Arc<Graph>,
     store: Arc<Store>,
     options: &RunOptions,
+    settings: &Settings,
     json: bool,
     output: &mut Output,
 ) -> Result<RunReport, CliError> {
+    let cache = Arc::clone(&store);
     let report = if json {
         with_json(output, |listener| exec::run(graph, store, options, listener))
     } else if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
@@ -78,6 +83,15 @@ pub(super) fn execute(
     }?;
     if !json {
         output.text(&report::describe_run(&report, output.paint()))?;
+    }
+    if report.counts[NodeState::Executed] > 0
+        && let Some(line) = gc::keep_size(&cache, &settings.cache, &report.state)
+    {
+        // Standard output has nothing but events with `--json`.
+        match json {
+            true => output.error_text(&format!("{line}\n")),
+            false => output.line(&line)?,
+        }
     }
     Ok(report)
 }

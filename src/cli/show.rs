@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CliError, Global, Output, PipelineArgs, status};
+use super::{CliError, Global, Output, PipelineArgs, pin, status};
 use crate::digest::RecipeKey;
 use crate::graph::Graph;
 use crate::inspect::Listing;
@@ -64,6 +64,10 @@ pub(super) fn run(args: &ShowArgs, global: &Global, output: &mut Output) -> Resu
         return if args.json {
             output.json(&json!(record))
         } else {
+            let pins = pin::names_of(&store, record.recipe_key);
+            if !pins.is_empty() {
+                output.line(&format!("pinned as {}", pins.join(", ")))?;
+            }
             output.text(&report::describe_record(&record))
         };
     };

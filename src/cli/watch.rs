@@ -250,7 +250,8 @@ impl Watch<'_> {
             ..self.args.selection.options()
         };
         let graph = Arc::clone(&planned.graph);
-        match super::run::execute(graph, Arc::clone(&self.store), &options, false, self.output) {
+        let settings = self.global.settings(Some(&self.args.pipeline.file))?;
+        match super::run::execute(graph, Arc::clone(&self.store), &options, &settings, false, self.output) {
             Ok(_) => {}
             Err(error @ CliError::Output(_)) => return Err(error),
             Err(error) => self.say(&format!("error: {error}"))?,

@@ -23,7 +23,7 @@ use super::spare::Spare;
 use super::tail::{self, Tail, WorkerEvent};
 use super::{transfer, worker};
 use crate::digest::{ContentKey, Digest};
-use crate::graph::Node;
+use crate::graph::{Node, Worker};
 use crate::remote::link::Link;
 use crate::spec::template::TemplateError;
 use crate::store::{Artifact, Placed, Record, RunFolder, Store, StoreError, Timestamp, host_name};
@@ -242,6 +242,11 @@ fn prepare(attempt: &Attempt) -> Result<Prepared, AttemptError> {
         .take(&attempt.store, &attempt.run.id, &name, &attempt.node.worker)?;
     let partial = attempt.store.partial_path(attempt.content_key);
     let folders = Folders::make(root, partial, attempt.node())?;
+    if matches!(attempt.node().worker, Worker::Plugin { .. }) {
+        attempt
+            .store
+            .mark_partial(attempt.content_key, attempt.node().recipe_key);
+    }
     let placed = place_inputs(attempt, &folders).inspect_err(|_| {
         // The same attempt may be made again, in a folder of the same name.
         if let Err(error) = attempt.store.remove_folder(&folders.root) {
@@ -379,6 +384,8 @@ fn keep(attempt: &Attempt, folders: &Folders, ended: Ended) -> Result<Record, At
     if !names.is_empty() {
         return Err(AttemptError::MissingOutput { names });
     }
+    // Blobs that the store has already are not written again, so they have to stay until the record needs them.
+    let _guard = attempt.store.use_guard()?;
     let artifacts = attempt.store.admit(&outputs)?;
     let path = attempt.log_path();
     let length = match fs::metadata(&path) {

@@ -174,6 +174,18 @@ impl Decider<'_> {
         if forced {
             return Ok(Decision::Run(self.pending(idx, settled, Reason::Forced)?));
         }
+        let decision = self.look_up(idx, settled, stored.clone())?;
+        if !matches!(
+            &decision,
+            Decision::Hit {
+                by_content: Some(_),
+                ..
+            }
+        ) {
+            return Ok(decision);
+        }
+        // `gc` spares what this run's own recipes need, and this record is not yet one of them: it may be gone by now.
+        let _guard = self.store.use_guard()?;
         let decision = self.look_up(idx, settled, stored)?;
         let Decision::Hit {
             cut_off,

@@ -105,7 +105,11 @@ pub fn run(
     let selection = selection::select(&graph, options)?;
     let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
     store.verify_touched();
-    let (folder, mut state) = store.start_run(&graph.pipeline, file)?;
+    let (folder, mut state) = store.start_run(&graph.pipeline, file, |folder| {
+        if let Err(error) = resolved::write(&store, folder, &graph) {
+            tracing::warn!(%error, "the resolved pipeline of this run is not kept");
+        }
+    })?;
     let mut journal = Journal::open(&folder, listener);
     let mut scheduler = Scheduler::new(
         Arc::clone(&graph),
@@ -118,7 +122,7 @@ pub fn run(
         },
         options.link.clone(),
     );
-    let interrupted = match work(&mut scheduler, options, &mut journal, &graph, &store, &folder) {
+    let interrupted = match work(&mut scheduler, options, &mut journal) {
         Ok(interrupted) => interrupted,
         Err(error) => {
             state.status = RunStatus::Failed;
@@ -177,18 +181,8 @@ pub fn run(
 }
 
 /// Settles what needs nothing, then runs the rest; returns whether the user interrupted it.
-fn work(
-    scheduler: &mut Scheduler,
-    options: &RunOptions,
-    journal: &mut Journal<'_>,
-    graph: &Graph,
-    store: &Store,
-    folder: &crate::store::RunFolder,
-) -> Result<bool, RunError> {
+fn work(scheduler: &mut Scheduler, options: &RunOptions, journal: &mut Journal<'_>) -> Result<bool, RunError> {
     scheduler.settle_all(journal);
-    if let Err(error) = resolved::write(store, folder, graph) {
-        tracing::warn!(%error, "the resolved pipeline of this run is not kept");
-    }
     transfer::tell_notes(options.link.as_ref(), journal);
     if let Some(link) = &options.link {
         link.offer_again();

@@ -4,6 +4,7 @@ mod change;
 mod compare;
 mod diff;
 mod fsck;
+mod gc;
 pub mod graph;
 mod lineage;
 mod lines;
@@ -16,6 +17,7 @@ pub use change::{Extent, PlanChange, Planned, describe_plan_change, describe_reu
 pub use compare::{OTHER_COLUMNS, describe_table, number, table_as_csv, table_as_json};
 pub use diff::describe_difference;
 pub use fsck::describe_fsck;
+pub use gc::{describe_collected, describe_kept_size, describe_pins};
 pub use lineage::{Lineage, describe_lineage, lineage_as_json, lineage_as_mermaid};
 pub use lines::{Lines, pushing};
 pub use plan::{describe_cause, describe_change, describe_parts, describe_plan, describe_plan_counts};

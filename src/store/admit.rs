@@ -60,6 +60,8 @@ impl Store {
             });
         }
         check_preimages(&record)?;
+        // From the look at its blobs to the record that needs them, `gc` must not come in between.
+        let _guard = self.use_guard()?;
         self.check_artifacts(&record)?;
         let _lock = writer(recipe);
         if !replace && matches!(self.lookup(recipe), Lookup::Hit(_)) {
@@ -79,9 +81,11 @@ impl Store {
     /// Lets records in that came from elsewhere and checked, although their blobs may be missing, all durable when it
     /// returns. What was under a key is replaced.
     pub fn admit_records(&self, files: &[RecordFile]) -> Result<(), StoreError> {
+        let _guard = self.use_guard()?;
         let mut moves = Vec::new();
         for file in files {
             let record = &file.record;
+            self.keep_replaced(record.recipe_key, file.bytes());
             // The recipe key comes last: what it finds is done.
             for key in [record.content_key.0, record.recipe_key.0] {
                 let temporary = durable::unique_path(&self.tmp());

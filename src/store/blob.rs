@@ -150,6 +150,7 @@ impl Store {
     pub(crate) fn commit_blobs(&self, prepared: Vec<Prepared>) -> Result<(), StoreError> {
         let mut moves = Vec::new();
         let mut had = Vec::new();
+        let mut added_bytes = 0;
         for blob in prepared {
             let Some(source) = blob.source else {
                 had.push(blob.digest);
@@ -159,9 +160,11 @@ impl Store {
             if let Err(error) = seal::seal(&source, blob.digest) {
                 tracing::debug!(blob = %blob.digest, %error, "a blob can't be sealed");
             }
+            added_bytes += blob.size;
             moves.push((source, self.blob_path(blob.digest)));
         }
         durable::commit(&moves)?;
+        self.grow(added_bytes);
         self.flush_names(&had)
     }
 

@@ -50,6 +50,9 @@ pub enum StoreError {
     /// A folder's manifest blob does not read as one.
     #[error("the manifest {} is damaged", digest.short())]
     BadManifest { digest: Digest },
+    /// A file of `pins/` does not read as one.
+    #[error("{} is no pin that this volvelle can read; put it right or remove it, for nothing is removed until then", path.display())]
+    BadPin { path: PathBuf },
     /// A path inside an artifact that the artifact does not have.
     #[error("no `{subpath}` in the artifact{}", listing(.has))]
     NoSubpath { subpath: String, has: Vec<String> },

@@ -191,20 +191,19 @@ impl Store {
 impl Index {
     /// Reads the records that were written since the last time.
     fn catch_up(&self, store: &Store) -> sled::Result<()> {
-        let journal = fs::read(store.root().join("records/journal")).unwrap_or_default();
+        let journal = store.journal();
         let seen = self
             .db
             .get("journal")?
             .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
         let known_format = self.db.get("format")?.is_some_and(|format| format == FORMAT);
-        let unread = seen
-            .filter(|_| known_format)
-            .and_then(|seen| journal.get(usize::try_from(seen).ok()?..));
-        match unread {
-            Some([]) => return Ok(()),
+        let seen = seen.filter(|_| known_format);
+        if seen == Some(journal.end()) {
+            return Ok(());
+        }
+        match seen.and_then(|seen| journal.since(seen)) {
             Some(unread) => {
-                let text = String::from_utf8_lossy(unread);
-                let keys: HashSet<RecipeKey> = text.lines().filter_map(|line| line.parse().ok()).collect();
+                let keys: HashSet<RecipeKey> = unread.collect();
                 let keys: Vec<RecipeKey> = keys.into_iter().collect();
                 for keys in keys.chunks(BATCH) {
                     let read = |key: &RecipeKey| record::read_summary(&store.sharded("records", key.0));
@@ -218,7 +217,7 @@ impl Index {
                 self.db.insert("format", FORMAT)?;
             }
         }
-        self.db.insert("journal", &(journal.len() as u64).to_be_bytes())?;
+        self.db.insert("journal", &journal.end().to_be_bytes())?;
         self.db.flush()?;
         Ok(())
     }

@@ -13,11 +13,14 @@
 //! code/           the digests of the files of each plugin code that made something
 //! index/          sled
 //! partial/KEY/    what an interrupted node left for its next attempt
-//! runs/ID/        events, logs, the state of the run
+//! runs/ID/        events, logs, the state of the run; runs/resolved has the lists of nodes, runs/uses when each was used
 //! outputs/        the last results of each pipeline under readable names
 //! locks/          `keys`, of which each key that runs just now locks a byte, and who holds them
 //! quarantine/     blobs that were found damaged
 //! incoming/       blobs that are being received from elsewhere
+//! pins/           what `gc` must keep, by name
+//! replaced/       records that were replaced while a run may still use their blobs
+//! size            how many bytes the blobs have together, roughly
 //! tmp/            what is being written
 //! ```
 
@@ -30,21 +33,28 @@ mod durable;
 mod elsewhere;
 mod error;
 mod fsck;
+mod gc;
+mod guard;
 mod history;
 mod incoming;
 mod index;
+mod journal;
 mod known;
 mod lock;
 mod materialize;
 mod migrate;
+mod pins;
 mod process;
 mod record;
 mod runs;
 mod seal;
 mod signature;
+mod size;
 mod snapshot;
+mod uses;
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -55,18 +65,21 @@ pub use clock::{BadTimestamp, Timestamp};
 pub use elsewhere::Elsewhere;
 pub use error::StoreError;
 pub use fsck::{Fate, Fault, FsckOptions, FsckReport, FsckStep, Need, Problem, Progress};
+pub use gc::{Collected, Kept, Policy, Removed, Sum, Why};
+pub use guard::UseGuard;
 pub use history::{Earlier, RecordHistory};
 pub use incoming::Incoming;
 pub use known::{InputsDigest, Known};
 pub use lock::{Claim, KeyLock};
 pub use materialize::Placed;
+pub use pins::{BadPinName, Pin};
 pub use process::{Owner, host_name};
 pub use record::{Lookup, Record, RecordFile};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
 pub use signature::{BadPublicKey, PublicKey, SigningKey, Trust};
 pub use snapshot::{Found, Snapshot};
 
-use crate::digest::{ContentKey, Digest};
+use crate::digest::{ContentKey, Digest, RecipeKey};
 use error::IoContext;
 
 /// A local store in one folder.
@@ -139,7 +152,30 @@ impl Store {
 
     /// Removes what attempts of a node left, since the node is done.
     pub fn remove_partial(&self, key: ContentKey) -> Result<(), StoreError> {
-        durable::remove_tree(&self.partial_path(key))
+        durable::remove_tree(&self.partial_path(key))?;
+        durable::remove_tree(&self.partial_marker(key))
+    }
+
+    /// Says beside the folder of a node's attempts which recipe they are at, so that `gc` can tell whether a live run may
+    /// continue them. Without that it keeps them while any run lives.
+    pub fn mark_partial(&self, key: ContentKey, recipe: RecipeKey) {
+        let path = self.partial_marker(key);
+        if let Err(error) = fs::write(&path, format!("{recipe}\n")) {
+            tracing::debug!(path = %path.display(), %error, "what partial state is for could not be kept");
+        }
+    }
+
+    /// Returns the recipe of a node's attempts, if it was said.
+    fn partial_recipe(&self, key: ContentKey) -> Option<RecipeKey> {
+        fs::read_to_string(self.partial_marker(key))
+            .ok()?
+            .trim_end()
+            .parse()
+            .ok()
+    }
+
+    fn partial_marker(&self, key: ContentKey) -> PathBuf {
+        self.partial_path(key).with_extension("recipe")
     }
 
     /// Removes a folder in the store, read-only parts included.

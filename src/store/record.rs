@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,13 @@ impl Record {
     pub const FORMAT: u32 = FORMAT;
 }
 
+/// What of a record tells whether another one has the same results.
+#[derive(Deserialize)]
+struct Results {
+    content_key: ContentKey,
+    artifacts: BTreeMap<String, Artifact>,
+}
+
 /// What the store knows of a recipe key.
 #[derive(Clone, Debug)]
 pub enum Lookup {
@@ -108,6 +116,11 @@ impl Store {
         read(&self.sharded("records", key.0)).filter(|record| record.recipe_key == key)
     }
 
+    /// Returns whether there is a file under a content key, whatever is in it.
+    pub(super) fn has_record_file(&self, key: ContentKey) -> bool {
+        self.sharded("records", key.0).is_file()
+    }
+
     /// Returns the preimage of a recipe key without the inputs, if there is a record of it.
     pub fn own_recipe(&self, key: RecipeKey) -> Option<Value> {
         read_own_recipe(&self.sharded("records", key.0))
@@ -137,6 +150,7 @@ impl Store {
         if fs::hard_link(&temporary, &second).is_err() {
             fs::write(&second, bytes).at("write", &second)?;
         }
+        self.keep_replaced(recipe, bytes);
         fs::rename(&second, &by_content).at("rename into", &by_content)?;
         // The recipe key comes last, and its name alone is waited for: what it finds is done. A content key that a power
         // cut forgets costs an early cutoff.
@@ -148,6 +162,7 @@ impl Store {
 
     /// Writes the bytes of a record file under its recipe key alone: another record keeps the content key.
     pub(super) fn write_recipe_record(&self, recipe: RecipeKey, bytes: &[u8]) -> Result<(), StoreError> {
+        self.keep_replaced(recipe, bytes);
         durable::write_file(&self.sharded("records", recipe.0), bytes, &self.tmp())?;
         self.append_journal(recipe);
         Ok(())
@@ -169,6 +184,33 @@ impl Store {
         };
         self.write_recipe_record(key, &encode(&record, self.signer.as_deref()))?;
         Ok(record)
+    }
+
+    /// Keeps a second name of the record that another one with other results is about to replace: a live run may have
+    /// decided to use its blobs. `gc` removes it once no such run is left.
+    pub(super) fn keep_replaced(&self, recipe: RecipeKey, bytes: &[u8]) {
+        let path = self.sharded("records", recipe.0);
+        let Ok(Some(old)) = read_as::<Results>(&path) else {
+            return;
+        };
+        let new: Option<Results> = checked(bytes).and_then(|json| serde_json::from_str(json).ok());
+        let Some(new) = new else { return };
+        // Made from other inputs, it stays under its content key, if that has not been taken by another record.
+        let by_content = self.sharded("records", old.content_key.0);
+        let inode = |path: &Path| fs::metadata(path).map(|found| found.ino()).ok();
+        let stays = old.content_key != new.content_key && inode(&by_content) == inode(&path);
+        if stays || old.artifacts == new.artifacts {
+            return;
+        }
+        let folder = self.replaced_folder();
+        let kept = fs::create_dir_all(&folder).and_then(|()| fs::hard_link(&path, durable::unique_path(&folder)));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "a replaced record could not be kept");
+        }
+    }
+
+    pub(super) fn replaced_folder(&self) -> PathBuf {
+        self.root().join("replaced")
     }
 
     fn complete(&self, file: Option<RecordFile>) -> Lookup {
@@ -195,23 +237,6 @@ impl Store {
         }
         file
     }
-
-    pub(super) fn journal_path(&self) -> PathBuf {
-        self.root().join("records/journal")
-    }
-
-    /// Appends to the journal, which the index and the snapshot read: a lost line costs time, nothing else.
-    pub(super) fn append_journal(&self, line: impl std::fmt::Display) {
-        let path = self.journal_path();
-        let appended = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = appended {
-            tracing::warn!(path = %path.display(), %error, "the journal of records could not be written");
-        }
-    }
 }
 
 /// Reads a record file; none for one that is absent, damaged or of a newer format.
@@ -222,6 +247,21 @@ pub(crate) fn read(path: &Path) -> Option<Record> {
         tracing::warn!(path = %path.display(), "a record is damaged or newer than this program; treated as absent");
     }
     record
+}
+
+/// Reads of a record file what one type takes of it; none for one that is damaged or of a newer format.
+///
+/// # Errors
+/// The file can't be read.
+pub(super) fn read_as<T: for<'de> Deserialize<'de>>(path: &Path) -> std::io::Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = fs::read(path)?;
+    let json =
+        checked(&bytes).filter(|json| serde_json::from_str::<Format>(json).is_ok_and(|found| found.format == FORMAT));
+    Ok(json.and_then(|json| serde_json::from_str(json).ok()))
 }
 
 /// Reads of a record file what decisions need; none as for [`read`].

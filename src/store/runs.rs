@@ -84,8 +84,17 @@ impl RunFolder {
 }
 
 impl Store {
-    /// Makes the folder of a new run, which belongs to this process.
-    pub fn start_run(&self, pipeline: &str, file: PathBuf) -> Result<(RunFolder, RunState), StoreError> {
+    /// Makes the folder of a new run, which belongs to this process. `list` writes into it which nodes it is about.
+    ///
+    /// From here on `gc` spares these nodes, so it comes before anything is decided about them; see `guard`. A run without
+    /// a list keeps `gc` from removing anything.
+    pub fn start_run(
+        &self,
+        pipeline: &str,
+        file: PathBuf,
+        list: impl FnOnce(&RunFolder),
+    ) -> Result<(RunFolder, RunState), StoreError> {
+        let _guard = self.use_guard()?;
         let started = Timestamp::now();
         let runs = self.root().join("runs");
         for salt in 0u32.. {
@@ -106,8 +115,10 @@ impl Store {
                         ended: None,
                         counts: BTreeMap::new(),
                     };
+                    let folder = RunFolder { id, path };
+                    list(&folder);
                     self.write_run(&state)?;
-                    return Ok((RunFolder { id, path }, state));
+                    return Ok((folder, state));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => durable::make_folder(&runs)?,
@@ -182,16 +193,18 @@ impl Store {
 
     /// Removes what dead processes left in `tmp/`.
     pub fn remove_stale(&self) {
-        for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if !self.is_stale(name) {
-                continue;
-            }
-            if let Err(error) = durable::remove_tree(&entry.path()) {
+        for path in self.stale() {
+            if let Err(error) = durable::remove_tree(&path) {
                 tracing::warn!(%error, "what a dead run left could not be removed");
             }
         }
+    }
+
+    /// Returns what dead processes left in `tmp/`.
+    pub(super) fn stale(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.tmp()).into_iter().flatten().flatten();
+        let stale = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| self.is_stale(name)));
+        stale.map(|entry| entry.path()).collect()
     }
 
     /// Attempts are named `RUN.NODE`; files that are being written `wPID-...`.

@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Store;
 use super::artifact::Artifact;
@@ -40,6 +41,9 @@ const TICK_NS: u64 = 50_000_000;
 
 /// Fewer new records than this are cheaper to read one by one the next time than to write the snapshot anew.
 const WORTH_WRITING: usize = 64;
+
+/// A longer journal is shortened after a run, if that costs nothing.
+const LONG_JOURNAL: u64 = 1 << 20;
 
 /// What is known of all records at some time.
 #[derive(Debug, Default)]
@@ -193,6 +197,16 @@ impl Snapshot {
         }
     }
 
+    /// Returns whether it knows of no record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.num_entries == 0
+    }
+
+    /// Returns all recipe keys that it knows, whether or not they still hold.
+    pub(super) fn recipe_keys(&self) -> impl Iterator<Item = RecipeKey> + '_ {
+        (0..self.num_entries).map(|idx| RecipeKey(self.key(idx)))
+    }
+
     /// Returns the inputs that something was made from.
     pub fn inputs(&self, found: &Found) -> InputsDigest {
         match found {
@@ -335,23 +349,29 @@ impl Store {
 
     /// Brings snapshot and index up to date if enough records were written since, so that the next command needn't.
     pub fn refresh(&self) {
-        if self.refresh_snapshot() {
+        if self.refresh_snapshot(false) {
             self.catch_up_index();
+            self.shorten_journal_to_snapshot(LONG_JOURNAL, Duration::ZERO);
         }
     }
 
-    /// Writes the snapshot anew if it is worth it. Whoever comes last wins; all are right.
-    fn refresh_snapshot(&self) -> bool {
+    /// Shortens a journal of more than so many bytes to what the snapshot does not have.
+    pub(super) fn shorten_journal_to_snapshot(&self, max_bytes: u64, patience: Duration) {
+        // Without a snapshot there is nothing to go by, and position 0 drops nothing.
+        self.shorten_long_journal(self.snapshot().journal_len, max_bytes, patience);
+    }
+
+    /// Writes the snapshot anew if it is worth it, or in any case. Whoever comes last wins; all are right.
+    pub(super) fn refresh_snapshot(&self, in_any_case: bool) -> bool {
         // Before anything is read: what is written meanwhile counts as changed.
         let written_ns = now_ns();
         let times = self.shard_times();
         let old = self.snapshot_at(&times);
-        let journal = fs::read(self.journal_path()).unwrap_or_default();
-        let unread = usize::try_from(old.journal_len).ok().and_then(|len| journal.get(len..));
+        let journal = self.journal();
+        let unread = journal.since(old.journal_len);
         let is_new = old.num_entries == 0 || unread.is_none();
-        let unread = String::from_utf8_lossy(unread.unwrap_or_default());
-        let fresh: Vec<RecipeKey> = unread.lines().filter_map(|line| line.parse().ok()).collect();
-        if fresh.len() < WORTH_WRITING && (!is_new || journal.is_empty()) {
+        let fresh: Vec<RecipeKey> = unread.into_iter().flatten().collect();
+        if !in_any_case && fresh.len() < WORTH_WRITING && (!is_new || journal.end() == 0) {
             return false;
         }
         let mut entries: Vec<(Known, u64)> = Vec::new();
@@ -377,7 +397,7 @@ impl Store {
             );
         }
         drop(old);
-        let Some(bytes) = encode(entries, journal.len() as u64, written_ns, &times) else {
+        let Some(bytes) = encode(entries, journal.end(), written_ns, &times) else {
             return true;
         };
         let temporary = durable::unique_path(&self.tmp());

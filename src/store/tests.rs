@@ -545,7 +545,7 @@ fn a_newer_or_foreign_folder_is_refused() -> Tested {
 #[test]
 fn only_what_dead_runs_left_is_removed() -> Tested {
     let (_folder, store) = store()?;
-    let (run, mut state) = store.start_run("p", PathBuf::from("p.yaml"))?;
+    let (run, mut state) = store.start_run("p", PathBuf::from("p.yaml"), |_| {})?;
     let attempt = store.attempt_folder(&run.id, "abc.1")?;
     fs::create_dir(attempt.join("in"))?;
     fs::set_permissions(attempt.join("in"), fs::Permissions::from_mode(0o555))?;

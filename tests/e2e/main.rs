@@ -10,6 +10,7 @@ mod editor;
 mod faults;
 mod fsck;
 mod fuzzed;
+mod gc;
 mod graph;
 mod json;
 mod language;

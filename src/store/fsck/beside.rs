@@ -60,9 +60,16 @@ impl Check<'_> {
 
     /// The journal is what snapshot and index learn of records from. One that lacks some makes reasons and estimates worse.
     fn check_journal(&mut self) {
-        let journal = fs::read(self.store.journal_path()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&journal);
-        let told: HashSet<RecipeKey> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        let journal = self.store.journal();
+        let mut told: HashSet<RecipeKey> = journal.keys().collect();
+        if journal.is_shortened() {
+            // What was dropped from it is in the snapshot; without one all records are read.
+            let snapshot = self.store.snapshot();
+            if snapshot.is_empty() {
+                return;
+            }
+            told.extend(snapshot.recipe_keys());
+        }
         let by_recipe = self.entries.iter().filter(|entry| entry.name == entry.recipe_key.0);
         let untold: Vec<RecipeKey> = by_recipe
             .map(|entry| entry.recipe_key)
@@ -72,7 +79,7 @@ impl Check<'_> {
             return;
         }
         if self.options.repair {
-            if !journal.ends_with(b"\n") && !journal.is_empty() {
+            if !journal.is_whole() {
                 self.store.append_journal("");
             }
             untold.iter().for_each(|key| self.store.append_journal(key));
