@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use volvelle::store::{Artifact, Store};
 
 use crate::proxy::{Faults, Proxy};
-use crate::s3::{Call, S3, name};
+use crate::s3::{Call, S3, WRITER_SECRET, name};
 
 const MB: usize = 1 << 20;
 
@@ -153,8 +153,15 @@ fn what_may_not_be_done_is_told() {
         Call::to(server.address(), "nowhere", ours.cache()),
         &["nowhere", "no such bucket"],
     );
-    let status = call.reading().run("status", "").result.expect("it may look");
+    let status = call.clone().reading().run("status", "").result.expect("it may look");
     assert!(status.contains("writable: false"), "{status}");
+    // The files of the AWS tools count where the environment has no keys.
+    let folder = ours.cache().join(".aws");
+    std::fs::create_dir(&folder).expect("a folder");
+    let profile = format!("[default]\naws_access_key_id = WRITER\naws_secret_access_key = {WRITER_SECRET}\n");
+    std::fs::write(folder.join("credentials"), profile).expect("a file");
+    let pushed = call.with_key("", "").push(&artifact);
+    assert!(pushed.wire_bytes() >= MB as u64 && !pushed.printed.contains("canary"));
 }
 
 /// Waits until a proxy carried so many bytes, then kills a process.

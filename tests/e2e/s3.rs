@@ -15,7 +15,7 @@ use volvelle::settings::RemoteSettings;
 use volvelle::store::{Artifact, Owner, Store};
 
 /// The secret of the key that may write. It must never be found in anything that is written or printed.
-const WRITER_SECRET: &str = "canary0writer0secret";
+pub const WRITER_SECRET: &str = "canary0writer0secret";
 const READER_SECRET: &str = "canary0reader0secret";
 
 /// A running server; one for all tests, which have a bucket each.

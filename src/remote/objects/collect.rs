@@ -292,8 +292,7 @@ impl Collection<'_> {
             .map(|meta| async move {
                 if !dry_run {
                     let now = bucket.head(&meta.location).await?;
-                    let is_same = |now: &ObjectMeta| now.last_modified == meta.last_modified && now.e_tag == meta.e_tag;
-                    if !now.as_ref().is_some_and(is_same) {
+                    if !now.as_ref().is_some_and(|now| is_same(now, &meta)) {
                         return Ok(None);
                     }
                     bucket.delete(&meta.location).await?;
@@ -311,6 +310,14 @@ impl Collection<'_> {
         self.done.removed_bytes += bytes;
         Ok(())
     }
+}
+
+/// Returns whether an object is the one that was listed. Some stores tell parts of seconds in lists only.
+fn is_same(now: &ObjectMeta, listed: &ObjectMeta) -> bool {
+    let has_tag = now.e_tag.is_some() && listed.e_tag.is_some();
+    now.last_modified.timestamp() == listed.last_modified.timestamp()
+        && now.size == listed.size
+        && (!has_tag || now.e_tag == listed.e_tag)
 }
 
 /// What a record file turned out to be.
