@@ -34,6 +34,7 @@ mod pack;
 mod push;
 mod records;
 mod requests;
+mod s3;
 mod safetensors;
 mod transport;
 
@@ -84,6 +85,7 @@ struct Objects {
     is_marked: OnceCell<bool>,
     is_ready: OnceCell<()>,
     is_conditional: OnceCell<bool>,
+    can_claim: OnceCell<bool>,
 }
 
 /// Opens the remote that the settings name, without asking it anything yet. What is remembered of it lies in the cache.
@@ -114,6 +116,7 @@ impl Objects {
             is_marked: OnceCell::new(),
             is_ready: OnceCell::new(),
             is_conditional: OnceCell::new(),
+            can_claim: OnceCell::new(),
         }
     }
 

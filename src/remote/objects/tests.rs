@@ -66,6 +66,7 @@ impl Machine {
             prefix: ObjectPath::from("team/one"),
             context: Context {
                 address: "memory://test".into(),
+                endpoint: None,
                 kind: Kind::Memory,
             },
             limits: Limits {
@@ -590,6 +591,21 @@ async fn a_claim_is_one_machines() {
     let shared = tempfile::tempdir().expect("a temporary folder");
     claims_hold(&*ours.folder_remote(&shared), &*theirs.folder_remote(&shared)).await;
     assert!(CLAIM_LEASE > Duration::from_secs(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_only_read_holds_what_it_claims() {
+    let (ours, faulty) = (Machine::new(), Faulty::default());
+    faulty.set(Faults {
+        is_read_only: true,
+        ..Faults::default()
+    });
+    let here = ours.objects(&faulty);
+    let RemoteClaim::Held(mut token) = here.claim(key("k"), &owner(1)).await.expect("a remote") else {
+        panic!("nobody can take it");
+    };
+    assert!(here.renew(key("k"), &owner(1), &mut token).await.expect("a remote"));
+    here.release(key("k"), &token).await.expect("a remote");
 }
 
 #[tokio::test(flavor = "multi_thread")]
