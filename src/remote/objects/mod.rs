@@ -29,6 +29,7 @@ mod errors;
 mod fetch;
 mod known;
 mod listing;
+mod making;
 mod map;
 mod pack;
 mod push;
