@@ -68,6 +68,17 @@ impl Token {
     }
 }
 
+/// Returns whether claims work there: not where conditional writes don't, nor for whoever may only read.
+async fn can_claim(objects: &Objects) -> Result<bool, RemoteError> {
+    let can = objects.can_claim.get_or_try_init(|| async {
+        match records::is_conditional(objects).await {
+            Err(RemoteError::Denied { .. } | RemoteError::Full { .. }) => Ok(false),
+            found => found,
+        }
+    });
+    can.await.copied()
+}
+
 /// Returns the folder of a key's claims and the name that they begin with.
 fn place(objects: &Objects, key: ContentKey) -> (Path, String) {
     let hex = key.to_string();
@@ -91,7 +102,7 @@ async fn generations(objects: &Objects, key: ContentKey) -> Result<Vec<u64>, Rem
 }
 
 pub(super) async fn claim(objects: &Objects, key: ContentKey, owner: &Owner) -> Result<RemoteClaim, RemoteError> {
-    if !records::is_conditional(objects).await? {
+    if !can_claim(objects).await? {
         return Ok(RemoteClaim::Held(UNCLAIMED.to_owned()));
     }
     // Again for one that is released just now.
@@ -162,7 +173,7 @@ pub(super) async fn take_over(
     owner: &Owner,
     stale: &str,
 ) -> Result<RemoteClaim, RemoteError> {
-    if !records::is_conditional(objects).await? {
+    if !can_claim(objects).await? {
         return Ok(RemoteClaim::Held(UNCLAIMED.to_owned()));
     }
     let Some(highest) = generations(objects, key).await?.last().copied() else {

@@ -16,13 +16,19 @@ use crate::remote::RemoteError;
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) address: Arc<str>,
+    /// Where the requests go, if that is not what the address says anyway.
+    pub(super) endpoint: Option<Arc<str>>,
     pub(super) kind: Kind,
 }
 
 impl Context {
     pub(super) fn unreachable(&self, why: &str) -> RemoteError {
+        let what = match &self.endpoint {
+            Some(endpoint) => format!("{} at {endpoint}", self.address),
+            None => self.address.to_string(),
+        };
         RemoteError::Unreachable {
-            what: self.address.to_string(),
+            what,
             why: why.to_owned(),
         }
     }

@@ -29,11 +29,13 @@ mod errors;
 mod fetch;
 mod known;
 mod listing;
+mod making;
 mod map;
 mod pack;
 mod push;
 mod records;
 mod requests;
+mod s3;
 mod safetensors;
 mod transport;
 
@@ -84,6 +86,7 @@ struct Objects {
     is_marked: OnceCell<bool>,
     is_ready: OnceCell<()>,
     is_conditional: OnceCell<bool>,
+    can_claim: OnceCell<bool>,
 }
 
 /// Opens the remote that the settings name, without asking it anything yet. What is remembered of it lies in the cache.
@@ -114,6 +117,7 @@ impl Objects {
             is_marked: OnceCell::new(),
             is_ready: OnceCell::new(),
             is_conditional: OnceCell::new(),
+            can_claim: OnceCell::new(),
         }
     }
 
