@@ -11,7 +11,7 @@ end
 
 function init(args)
   requests, wrong = {}, 0
-  local headers = {}
+  local headers = { Host = wrk.host .. ":" .. wrk.port }
   if args[2] then headers["Authorization"] = "Bearer " .. args[2] end
   for line in io.lines(args[1]) do
     local method, path = line:match("^(%S+) %S+ (%S+)$")

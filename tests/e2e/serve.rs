@@ -59,7 +59,7 @@ impl Server {
     }
 
     fn open(project: &Project) -> Server {
-        Server::start(project, &["--no-auth", "--keep-free", "0"])
+        Server::start(project, &["--no-auth", "--keep-free", "0B"])
     }
 
     fn address(&self) -> SocketAddr {
@@ -170,7 +170,7 @@ fn a_machine_without_results_runs_nothing_once_it_has_what_another_one_shared() 
     ada.run(&[]);
     let token = shared.volvelle(&["token", "new", "team", "--scope", "write", "--expires", "90d"]);
     assert_eq!(token.code, Some(0), "{}", token.stderr);
-    let server = Server::start(&shared, &["-v", "--keep-free", "0"]);
+    let server = Server::start(&shared, &["-v", "--keep-free", "0B"]);
     let remote = server.client(Some(token.stdout.trim()));
     wait(async {
         push_all(&*remote, &store(&ada)).await.expect("it is pushed");
@@ -390,7 +390,7 @@ fn a_full_and_a_read_only_store_are_told_and_go_on_serving() {
         eprintln!("skipped: a file system can't be mounted here (it takes root)");
         return;
     };
-    let server = Server::start(&shared, &["--no-auth", "--keep-free", "0", "--cache", "disk/cache"]);
+    let server = Server::start(&shared, &["--no-auth", "--keep-free", "0B", "--cache", "disk/cache"]);
     let (store, remote) = (store(&ada), server.client(None));
     let small = add(&ada, &store, b"small");
     let large = add(&ada, &store, &noise(20 << 20, 3));

@@ -254,17 +254,19 @@ impl Receiving<'_> {
     async fn run(&mut self) -> Result<Incoming, RemoteError> {
         let (mut attempt, mut broken) = (0, None);
         loop {
+            if let Some(size) = self.size {
+                // What lies here under the name of the blob may be another transfer's: only an open place is ours.
+                let place = self.take_place(size).await?;
+                if place.offset == size {
+                    self.count(size);
+                    return Ok(place.incoming);
+                }
+                self.place = Some(place);
+            }
             let offset = match &self.place {
                 Some(place) => place.offset,
                 None => self.store.incoming_length(self.digest).unwrap_or(0),
             };
-            if let Some(size) = self.size
-                && offset == size
-            {
-                let place = self.take_place(size).await?;
-                self.count(size);
-                return Ok(place.incoming);
-            }
             if attempt == ATTEMPTS {
                 return Err(broken.unwrap_or_else(|| damaged(self.digest, "the answers get no further")));
             }
