@@ -69,6 +69,7 @@ enum Good {
 pub(super) fn run(args: &CompareArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let store = global.store(Some(&args.pipeline.file))?;
     let (listing, run) = source(args, global, &store)?;
+    store.look_ahead(listing.nodes.iter().map(|node| node.recipe_key));
     let pipeline = listing.pipeline.clone();
     let query = query(args);
     let table = inspect::compare(&store, listing, run.as_ref(), args.run.is_some(), &query);

@@ -74,6 +74,14 @@ impl Meter {
         self.lock().advance(more);
     }
 
+    /// Tells how far it is and how much it will be, where that grows.
+    pub(super) fn set(&self, done: u64, total: u64) {
+        let mut state = self.lock();
+        state.total = total.max(done);
+        let more = done.saturating_sub(state.done);
+        state.advance(more);
+    }
+
     /// Removes the bar.
     pub(super) fn end(&self) {
         self.lock().end();
@@ -96,6 +104,7 @@ impl State {
                 self.bar = Some(self.new_bar());
             }
             if let Some(bar) = &self.bar {
+                bar.set_length(self.total);
                 bar.set_position(self.done);
             }
         } else if self.told.is_none_or(|told| told.elapsed() >= EVERY) {

@@ -1,6 +1,7 @@
 //! `volvelle pull`: brings results of a pipeline from the remote.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +9,10 @@ use serde_json::json;
 use super::remote::linked;
 use super::{CliError, Global, Output, PipelineArgs, transfer};
 use crate::graph::Graph;
+use crate::remote::RemoteError;
+use crate::remote::link::Link;
 use crate::report;
+use crate::store::{Record, Store};
 
 /// Which results a transfer is about.
 #[derive(Debug, Args)]
@@ -67,6 +71,35 @@ pub struct PullArgs {
     json: bool,
 }
 
+/// How many artifacts are brought at once; the transfers of each are parallel too.
+const AT_ONCE: usize = 8;
+
+/// Brings what is missing of some records; returns what became of each artifact, by its name.
+fn bring_all(store: &Store, link: &Link, records: &[Option<Record>]) -> Vec<(String, Result<(), RemoteError>)> {
+    let outputs = records.iter().flatten().flat_map(|record| {
+        let outputs = record.artifacts.iter();
+        outputs.map(move |(name, artifact)| (format!("{}.{name}", record.node), artifact))
+    });
+    let wanted: Vec<_> = outputs
+        .filter(|(_, artifact)| store.missing_blob(artifact).is_some())
+        .collect();
+    let next = Mutex::new(wanted.into_iter());
+    let bring = || {
+        let mut brought = Vec::new();
+        loop {
+            // Not held while something is brought.
+            let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((name, artifact)) = taken else { return brought };
+            brought.push((name, link.bring(artifact, None)));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(bring)).collect();
+        let brought = threads.into_iter().flat_map(|thread| thread.join().expect("bringing does not panic"));
+        brought.collect()
+    })
+}
+
 pub(super) fn run(args: &PullArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let Some(file) = &args.results.file else {
         return Err(CliError::Usage(
@@ -79,23 +112,15 @@ pub(super) fn run(args: &PullArgs, global: &Global, output: &mut Output) -> Resu
     store.look_ahead(chosen.iter().map(|&idx| graph.recipe_key(idx)));
     let records: Vec<_> = chosen.iter().map(|&idx| store.record(graph.recipe_key(idx))).collect();
     let absent = records.iter().filter(|record| record.is_none()).count();
-    let mut failed = Vec::new();
-    let mut fetched = 0;
+    let (mut failed, mut fetched) = (Vec::new(), 0);
     if !args.records {
-        let what = format!("pulling from {}", link.address());
-        transfer::told(&what, link.fetched(), || {
-            for record in records.iter().flatten() {
-                for (name, artifact) in &record.artifacts {
-                    if store.missing_blob(artifact).is_none() {
-                        continue;
-                    }
-                    match link.bring(artifact, None) {
-                        Ok(()) => fetched += 1,
-                        Err(error) => failed.push((format!("{}.{name}", record.node), error.to_string())),
-                    }
-                }
+        let brought = transfer::told("pulling", link.fetched(), || bring_all(&store, &link, &records));
+        for (name, result) in brought {
+            match result {
+                Ok(()) => fetched += 1,
+                Err(error) => failed.push((name, error.to_string())),
             }
-        });
+        }
     }
     let meter = link.fetched();
     let wire_bytes = meter.wire_bytes.load(std::sync::atomic::Ordering::Relaxed);

@@ -37,8 +37,7 @@ pub(super) fn run(args: &PushArgs, global: &Global, output: &mut Output) -> Resu
         None if args.all => every_key(&store),
         None => link.unpushed(),
     };
-    let what = format!("pushing to {}", link.address());
-    let summary = transfer::told(&what, link.sent(), || link.push_all(keys, args.replace, |_| ()));
+    let summary = transfer::told("pushing", link.sent(), || link.push_all(keys, args.replace, |_| ()));
     if args.json {
         output.json(&to_json(&summary))?;
     } else {

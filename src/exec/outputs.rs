@@ -16,6 +16,9 @@ use crate::store::{Artifact, Store, StoreError};
 /// Up to this size a result is copied, so that it can be edited without harm.
 const COPIED_BYTES: u64 = 32 << 20;
 
+/// Up to this size a result that lies in the remote is fetched unasked; `volvelle show` and `pull` fetch the others.
+const FETCHED_BYTES: u64 = 256 << 20;
+
 /// Of more nodes than this nobody opens the results one by one; `volvelle show` has them all.
 const MAX_NODES: usize = 1000;
 
@@ -40,6 +43,9 @@ pub(crate) fn publish(decider: Decider<'_>, settled: &[Option<Settled>]) -> Vec<
             let Some(artifact) = snapshot.artifact(&settled.found, &output.name) else {
                 continue;
             };
+            if artifact.size_bytes > FETCHED_BYTES && store.missing_blob(&artifact).is_some() {
+                continue;
+            }
             let folder = root.join(file_name(&id.0));
             let path = folder.join(format!("{}{}", file_name(&output.name), extension(&output.type_name)));
             match lay_out(store, &artifact, &folder, &path) {
