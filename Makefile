@@ -6,7 +6,7 @@ VOLVELLE := target/release/volvelle
 DEMO := pipelines/countdown.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint test-python demo demo-quick bench bench-full clean
+.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve clean
 
 help:  ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +61,17 @@ bench-full:  ## The same on up to 100,000 nodes, beside DVC and Snakemake too (a
 	$(CARGO) build --release --package volvelle
 	PYTHON=$(PYTHON) bench/engine/setup.sh target/bench/tools
 	$(PYTHON) bench/engine/run.py --volvelle $(VOLVELLE) --full --report bench/results.md
+
+bench-store:  ## Times the store on a folder of 2 GiB beside cp, b3sum and DVC (some minutes; needs 10 GB of disk)
+	$(CARGO) build --release --package volvelle
+	$(CARGO) install --quiet --locked --root target/bench/tools/b3sum b3sum
+	PYTHON=$(PYTHON) bench/engine/setup.sh target/bench/tools dvc
+	$(PYTHON) bench/store/store.py --report bench/results.md
+
+bench-serve:  ## Puts `volvelle serve` under load, beside nginx (a few minutes; installs wrk and nginx where it may)
+	$(CARGO) build --release --package volvelle
+	bench/serve/setup.sh
+	$(PYTHON) bench/serve/run.py --volvelle $(VOLVELLE)
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean

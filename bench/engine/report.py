@@ -189,11 +189,17 @@ def write(results):
     return "\n".join(lines)
 
 
+def put(path, text):
+    """Writes a report, and leaves the section alone that bench/store has put at the end of it."""
+    _, heading, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition("# Store benchmark")
+    path.write_text("\n".join(filter(None, [text, heading + rest])), encoding="utf-8")
+
+
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     text = write(json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")))
     if len(sys.argv) == 3:
-        pathlib.Path(sys.argv[2]).write_text(text, encoding="utf-8")
+        put(pathlib.Path(sys.argv[2]), text)
     else:
         print(text)

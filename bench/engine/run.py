@@ -49,7 +49,7 @@ def main():
         # After each, so that what is done is kept whatever becomes of the rest.
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        options.report.write_text(report.write(results), encoding="utf-8")
+        report.put(options.report, report.write(results))
         print(report.section(graph, results["graphs"][graph]), flush=True)
     print(report.goals(results), flush=True)
     print(f"report: {options.report}\nfigures: {options.json}", file=sys.stderr)

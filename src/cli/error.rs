@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use super::Output;
 use crate::exec::RunError;
 use crate::graph::SelectError;
+use crate::remote::RemoteError;
+use crate::server::{ServeError, TokenError};
 use crate::settings::SettingsError;
 use crate::spec::Mistakes;
 use crate::store::StoreError;
@@ -31,12 +33,24 @@ pub enum CliError {
     /// The project's settings are wrong.
     #[error("{0}")]
     Settings(#[from] SettingsError),
+    /// The remote failed, and the command is about it.
+    #[error("{0}")]
+    Remote(#[from] RemoteError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// A server could not start, or failed.
+    #[error("{0}")]
+    Serve(#[from] ServeError),
+    /// The tokens of a server can't be used or changed.
+    #[error("{0}")]
+    Token(#[from] TokenError),
     /// Nodes failed; the run has told which and why.
     #[error("a node failed")]
     NodesFailed,
+    /// The cache is damaged; the check has told where.
+    #[error("the cache is damaged")]
+    Damaged,
     /// The user interrupted the run, which has told so.
     #[error("interrupted")]
     Interrupted,
@@ -71,10 +85,17 @@ impl CliError {
             | CliError::Select(_)
             | CliError::Usage(_)
             | CliError::Settings(_)
+            | CliError::Remote(RemoteError::Settings(_))
+            | CliError::Serve(ServeError::NoTokens { .. } | ServeError::OpenToAll(_))
+            | CliError::Token(TokenError::BadName(_) | TokenError::Exists(_) | TokenError::Unknown(_))
             | CliError::Run(RunError::Select(_) | RunError::TooFewGpus { .. }) => 2,
             CliError::Run(_)
+            | CliError::Remote(_)
             | CliError::Store(_)
+            | CliError::Serve(_)
+            | CliError::Token(_)
             | CliError::NodesFailed
+            | CliError::Damaged
             | CliError::Absent(_)
             | CliError::Write { .. } => 1,
             CliError::Interrupted => 130,
@@ -89,7 +110,7 @@ impl CliError {
 pub(super) fn exit(result: Result<(), CliError>, output: &Output) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     match &error {
-        CliError::NodesFailed | CliError::Interrupted => {}
+        CliError::NodesFailed | CliError::Damaged | CliError::Interrupted => {}
         CliError::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => {}
         CliError::Mistakes(mistakes) => output.error_text(&mistakes.render(output.error_paint().color, output.width())),
         other => output.error_text(&format!("{} {other}\n", output.error_paint().error("error:"))),

@@ -102,11 +102,12 @@ pub(super) fn run(args: &LogsArgs, global: &Global, output: &mut Output) -> Resu
         return printer.end();
     }
     // No run here has executed it, so the result came from elsewhere or its run was removed.
+    store.look_ahead([node.recipe_key]);
     let record = store.record(node.recipe_key);
     let record = record.ok_or_else(|| CliError::Absent(format!("{} never ran", node.id)))?;
     printer.labels = labels(&record.run);
     if let Some(digest) = record.log {
-        printer.print(&store.read_blob(digest)?)?;
+        printer.print(&store.read_blob_anywhere(digest)?)?;
     }
     printer.end()
 }

@@ -7,32 +7,47 @@ mod compare;
 mod completions;
 mod diff;
 mod error;
+mod fsck;
+mod gc;
 mod graph;
 mod init;
+mod key;
 mod kinds;
 mod lineage;
+mod link;
 mod locate;
 mod locate_run;
 mod logs;
+mod meter;
 mod output;
+mod pin;
 mod plan;
 mod progress;
+mod pull;
+mod push;
+mod remote;
 mod revision;
 mod run;
 mod runs;
 mod schema;
+mod serve;
 mod show;
+mod signing_key;
 mod status;
+mod token;
+mod transfer;
 mod watch;
 mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exec::RunOptions;
 use crate::graph::{self as pipeline_graph, Graph};
+use crate::remote::link::Link;
 use crate::settings::Settings;
 use crate::spec;
 use crate::store::Store;
@@ -59,6 +74,15 @@ pub struct Global {
     /// A folder of plugins, looked at before all others; may be given several times [env: VOLVELLE_PLUGINS]
     #[arg(long, global = true, value_name = "DIR")]
     plugins: Vec<PathBuf>,
+    /// Share results through this remote [default: that of volvelle.yaml; env: VOLVELLE_REMOTE]
+    #[arg(long, global = true, value_name = "URL")]
+    remote: Option<String>,
+    /// Use no remote
+    #[arg(long, global = true, conflicts_with = "remote")]
+    no_remote: bool,
+    /// The link to the remote, once there is one.
+    #[arg(skip)]
+    link: OnceLock<Arc<Link>>,
     /// Print no colours [env: NO_COLOR]
     #[arg(long, global = true)]
     no_color: bool,
@@ -135,12 +159,34 @@ enum Command {
     Show(show::ShowArgs),
     /// Show what a node's worker wrote
     Logs(logs::LogsArgs),
+    /// Check the whole cache: every record and every blob
+    Fsck(fsck::FsckArgs),
     /// Draw the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Show what a run would do, again at every save; runs nothing unless told to
     Watch(watch::WatchArgs),
+    /// Bring results to the remote
+    Push(push::PushArgs),
+    /// Bring results of a pipeline from the remote
+    Pull(pull::PullArgs),
+    /// Show what the remote has, or remove what nobody needs
+    Remote(remote::RemoteArgs),
+    /// Make or show the key that signs records
+    Key(key::KeyArgs),
+    /// Remove what is of no use, and nodes by size, age and what they cost
+    Gc(gc::GcArgs),
+    /// Keep nodes, whatever gc is told
+    Pin(pin::PinArgs),
+    /// Let pinned nodes go again
+    Unpin(pin::UnpinArgs),
+    /// List the pins
+    Pins(pin::PinsArgs),
     /// List the kinds of stages that the plugins provide
     Kinds(kinds::KindsArgs),
+    /// Share the cache with other machines over HTTP
+    Serve(serve::ServeArgs),
+    /// Make, list and revoke the tokens that `serve` accepts
+    Token(token::TokenArgs),
     /// Write a commented pipeline to begin with
     Init(init::InitArgs),
     /// Print a JSON Schema of pipelines, for editors
@@ -152,11 +198,6 @@ enum Command {
 }
 
 impl Global {
-    /// Opens the store that belongs to a pipeline, or to the current folder.
-    pub fn store(&self, file: Option<&std::path::Path>) -> Result<Store, CliError> {
-        Ok(Store::open(&locate::cache_folder(self.cache.as_deref(), file)?)?)
-    }
-
     /// Returns the settings of the project that a pipeline, or the current folder, is in.
     pub fn settings(&self, file: Option<&std::path::Path>) -> Result<Settings, CliError> {
         locate::settings(file)
@@ -204,6 +245,10 @@ pub fn main() -> ExitCode {
     let mut output = Output::new(cli.global.no_color);
     let result = dispatch(&cli.command, &cli.global, &mut output);
     let result = result.and_then(|()| output.flush());
+    // A run has told them as they came; what is left are those of the other commands.
+    for note in cli.global.link.get().into_iter().flat_map(|link| link.notes()) {
+        output.error_text(&format!("{} {note}\n", output.error_paint().warning("warning:")));
+    }
     error::exit(result, &output)
 }
 
@@ -219,9 +264,20 @@ fn dispatch(command: &Command, global: &Global, output: &mut Output) -> Result<(
         Command::Runs(args) => runs::run(args, global, output),
         Command::Show(args) => show::run(args, global, output),
         Command::Logs(args) => logs::run(args, global, output),
+        Command::Fsck(args) => fsck::run(args, global, output),
         Command::Graph(args) => graph::run(args, global, output),
         Command::Watch(args) => watch::run(args, global, output),
+        Command::Push(args) => push::run(args, global, output),
+        Command::Pull(args) => pull::run(args, global, output),
+        Command::Remote(args) => remote::run(args, global, output),
+        Command::Key(args) => key::run(args, output),
+        Command::Gc(args) => gc::run(args, global, output),
+        Command::Pin(args) => pin::run(args, global, output),
+        Command::Unpin(args) => pin::unpin(args, global, output),
+        Command::Pins(args) => pin::list(args, global, output),
         Command::Kinds(args) => kinds::run(args, global, output),
+        Command::Serve(args) => serve::run(args, global, output),
+        Command::Token(args) => token::run(args, global, output),
         Command::Init(args) => init::run(args, global, output),
         Command::Schema(args) => schema::run(args, global, output),
         Command::Completions(args) => completions::run(args, output),

@@ -20,6 +20,9 @@ pub struct PlanArgs {
     pipeline: PipelineArgs,
     #[command(flatten)]
     selection: SelectionArgs,
+    /// Read cached results and outside files again, all of them, before they are believed; what is damaged is made again
+    #[arg(long)]
+    paranoid: bool,
     /// Show cached nodes as well
     #[arg(long)]
     all: bool,
@@ -30,6 +33,9 @@ pub struct PlanArgs {
 
 pub(super) fn run(args: &PlanArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let store = global.store(Some(&args.pipeline.file))?;
+    if args.paranoid {
+        store.be_paranoid();
+    }
     let graph = args.pipeline.graph(global, &store)?;
     let plan = exec::plan(&graph, &store, &args.selection.options())?;
     if args.json {

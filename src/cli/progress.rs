@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::exec::{Counts, Event, NodeState};
 use crate::graph::NodeId;
-use crate::report::{Lines, Paint, describe_counts};
+use crate::report::{Lines, Paint, describe_counts, pushing};
 use crate::store::Timestamp;
 
 /// The view; it draws on standard error and leaves only plain lines behind.
@@ -72,6 +72,13 @@ impl Live {
                     bar.finish_and_clear();
                 }
             }
+            Event::Pushing { left, address, .. } => {
+                if let Some(header) = &self.header {
+                    let text = pushing(event).unwrap_or_default();
+                    header.set_message(format!("pushing {left} results to {address}: {text}"));
+                    return;
+                }
+            }
             Event::RunFinished { .. } => {
                 for (_, bar) in self.running.drain() {
                     bar.finish_and_clear();
@@ -110,7 +117,11 @@ fn advance(bar: &ProgressBar, done: f64, total: Option<f64>, unit: Option<&str>,
     let unit = unit.unwrap_or("").replace(['{', '}'], "");
     match total.filter(|total| *total > 0.0) {
         Some(total) if bar.length() != Some(total as u64) => {
+            // What is done at the first progress may be an earlier attempt's work: the rate counts from here. The length
+            // comes after the position, because it is what makes the bar look at its position at once.
+            bar.update(|state| state.set_pos(done.max(0.0) as u64));
             bar.set_length(total as u64);
+            bar.reset_eta();
             let rate = "{pos}/{len}";
             bar.set_style(style(&format!(
                 "  {{prefix}} [{{bar:24}}] {rate} {unit} {{per_sec}}, {{eta}} left {{wide_msg}}"
@@ -130,4 +141,17 @@ fn advance(bar: &ProgressBar, done: f64, total: Option<f64>, unit: Option<&str>,
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_node_that_continues_comes_from_its_new_work() {
+        let bar = ProgressBar::hidden();
+        advance(&bar, 900.0, Some(1000.0), Some("step"), None);
+        assert_eq!((bar.position(), bar.length()), (900, Some(1000)));
+        assert_eq!(bar.per_sec(), 0.0, "nothing was done yet, as far as the bar knows");
+    }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::progress::Live;
-use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
-use crate::exec::{self, Event, Limits, RunOptions, RunReport};
+use super::{CliError, Global, Output, PipelineArgs, SelectionArgs, gc};
+use crate::exec::{self, Event, Limits, NodeState, RunOptions, RunReport};
 use crate::graph::Graph;
 use crate::report::{self, Lines};
+use crate::settings::Settings;
 use crate::store::{RunStatus, Store, Timestamp};
 
 /// Arguments of `run`.
@@ -31,13 +32,20 @@ pub struct RunArgs {
     /// Stop everything at the first failure
     #[arg(long)]
     fail_fast: bool,
+    /// Read cached results and outside files again, all of them, before they are believed; what is damaged is made again
+    #[arg(long)]
+    paranoid: bool,
     /// Print each event as a line of JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = Arc::new(global.store(Some(&args.pipeline.file))?);
+    let (store, link) = global.signing(Some(&args.pipeline.file))?;
+    if args.paranoid {
+        store.be_paranoid();
+    }
+    let store = Arc::new(store);
     let graph = Arc::new(args.pipeline.graph(global, &store)?);
     let count = |number: Option<u32>| number.map(|number| number as usize);
     let options = RunOptions {
@@ -48,9 +56,11 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
         },
         fail_fast: args.fail_fast,
         tell_cached: args.json,
+        link,
         ..args.selection.options()
     };
-    let report = execute(graph, store, &options, args.json, output)?;
+    let settings = global.settings(Some(&args.pipeline.file))?;
+    let report = execute(graph, store, &options, &settings, args.json, output)?;
     match report.state.status {
         RunStatus::Succeeded => Ok(()),
         RunStatus::Interrupted => Err(CliError::Interrupted),
@@ -58,14 +68,17 @@ pub(super) fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Resul
     }
 }
 
-/// Runs a graph and shows how it goes: as JSON, live on a terminal, else as lines.
+/// Runs a graph and shows how it goes: as JSON, live on a terminal, else as lines. Then the cache is as small as the
+/// settings want it.
 pub(super) fn execute(
     graph: Arc<Graph>,
     store: Arc<Store>,
     options: &RunOptions,
+    settings: &Settings,
     json: bool,
     output: &mut Output,
 ) -> Result<RunReport, CliError> {
+    let cache = Arc::clone(&store);
     let report = if json {
         with_json(output, |listener| exec::run(graph, store, options, listener))
     } else if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
@@ -76,6 +89,15 @@ pub(super) fn execute(
     }?;
     if !json {
         output.text(&report::describe_run(&report, output.paint()))?;
+    }
+    if report.counts[NodeState::Executed] > 0
+        && let Some(line) = gc::keep_size(&cache, &settings.cache, &report.state)
+    {
+        // Standard output has nothing but events with `--json`.
+        match json {
+            true => output.error_text(&format!("{line}\n")),
+            false => output.line(&line)?,
+        }
     }
     Ok(report)
 }

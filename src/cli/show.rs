@@ -6,12 +6,12 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CliError, Global, Output, PipelineArgs, status};
+use super::{CliError, Global, Output, PipelineArgs, pin, status};
 use crate::digest::RecipeKey;
 use crate::graph::Graph;
 use crate::inspect::Listing;
 use crate::report;
-use crate::store::{Artifact, Manifest, Record, RunFolder, Store, TreeFile};
+use crate::store::{Artifact, Part, Record, RunFolder, Store, TreeFile, TreeLink};
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
@@ -64,6 +64,10 @@ pub(super) fn run(args: &ShowArgs, global: &Global, output: &mut Output) -> Resu
         return if args.json {
             output.json(&json!(record))
         } else {
+            let pins = pin::names_of(&store, record.recipe_key);
+            if !pins.is_empty() {
+                output.line(&format!("pinned as {}", pins.join(", ")))?;
+            }
             output.text(&report::describe_record(&record))
         };
     };
@@ -135,6 +139,7 @@ fn record(store: &Store, source: &Source, name: &str) -> Result<Record, CliError
                 .ok_or_else(|| CliError::Usage(format!("run {} has no node `{name}`", folder.id)))?
         }
     };
+    store.look_ahead([key]);
     store
         .record(key)
         .ok_or_else(|| CliError::Absent(format!("{id} has no result yet")))
@@ -147,6 +152,7 @@ fn overview(store: &Store, source: &Source, as_json: bool, output: &mut Output) 
             .collect(),
         Source::Run(_, nodes) => nodes.clone(),
     };
+    store.look_ahead(nodes.iter().map(|(_, key)| *key));
     let records: Vec<(String, Option<Record>)> = nodes.into_iter().map(|(id, key)| (id, store.record(key))).collect();
     let run = match source {
         Source::Pipeline(graph) => status::last_run(store, graph),
@@ -205,43 +211,57 @@ fn show_output(
     }
     match store.read_file(artifact, subpath)? {
         Some(bytes) => output.bytes(&bytes),
-        None => {
-            let manifest = store.manifest(artifact)?;
-            let row = |file: &TreeFile| vec![file.path.clone(), report::bytes(file.size), file.digest.short()];
-            let rows: Vec<Vec<String>> = inside(manifest.as_ref(), subpath).map(row).collect();
-            output.text(&report::table(&rows))
-        }
+        None => output.text(&report::table(&rows(&store.part(artifact, subpath)?, subpath))),
     }
 }
 
-/// Returns what an output, or a part of one, is: its digest, its size, and the files of a folder.
-fn output_json(store: &Store, artifact: &Artifact, subpath: Option<&str>) -> Result<Value, CliError> {
-    let digest = store.digest_at(artifact, subpath)?;
-    let manifest = store.manifest(artifact)?;
-    let files: Vec<&TreeFile> = inside(manifest.as_ref(), subpath).collect();
-    Ok(match files[..] {
-        [] => json!({"digest": digest, "size_bytes": artifact.size_bytes}),
-        [only] if Some(only.path.as_str()) == subpath => json!({"digest": digest, "size_bytes": only.size}),
-        _ => {
-            let size_bytes: u64 = files.iter().map(|file| file.size).sum();
-            json!({"digest": digest, "size_bytes": size_bytes, "files": files})
-        }
-    })
+/// Returns what a folder has in it, each entry with its path in the artifact.
+fn rows(part: &Part, subpath: Option<&str>) -> Vec<Vec<String>> {
+    let Part::Folder(folder) = part else { return Vec::new() };
+    let file = |file: &TreeFile| {
+        vec![
+            full_path(subpath, &file.path),
+            report::bytes(file.size),
+            file.digest.short(),
+        ]
+    };
+    let link = |link: &TreeLink| vec![format!("{} -> {}", full_path(subpath, &link.path), link.target)];
+    let empty = |path: &String| vec![format!("{}/", full_path(subpath, path))];
+    let files = folder.files.iter().map(file);
+    files
+        .chain(folder.links.iter().map(link))
+        .chain(folder.folders.iter().map(empty))
+        .collect()
 }
 
-/// Returns the files of a folder that are, or lie below, a path in it.
-fn inside<'a>(manifest: Option<&'a Manifest>, subpath: Option<&'a str>) -> impl Iterator<Item = &'a TreeFile> {
-    let is_inside = move |file: &&TreeFile| match subpath.map(|subpath| subpath.trim_end_matches('/')) {
-        Some(subpath) => {
-            let rest = file.path.strip_prefix(subpath);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        }
-        None => true,
+/// Returns what an output, or a part of one, is: its digest, its size, and what is in a folder.
+fn output_json(store: &Store, artifact: &Artifact, subpath: Option<&str>) -> Result<Value, CliError> {
+    let digest = store.digest_at(artifact, subpath)?;
+    let mut folder = match store.part(artifact, subpath)? {
+        Part::File { size, .. } => return Ok(json!({"digest": digest, "size_bytes": size})),
+        Part::Folder(folder) => folder,
     };
-    manifest
-        .into_iter()
-        .flat_map(|manifest| &manifest.files)
-        .filter(is_inside)
+    let size_bytes = folder.size_bytes();
+    let files = folder.files.iter_mut().map(|file| &mut file.path);
+    let links = folder.links.iter_mut().map(|link| &mut link.path);
+    for path in files.chain(links).chain(&mut folder.folders) {
+        *path = full_path(subpath, path);
+    }
+    let mut told = json!({"digest": digest, "size_bytes": size_bytes, "files": folder.files});
+    // Most folders have none.
+    if folder.format > 1 {
+        told["links"] = json!(folder.links);
+        told["empty_folders"] = json!(folder.folders);
+    }
+    Ok(told)
+}
+
+/// Returns the path in the artifact of something in a folder of it.
+fn full_path(subpath: Option<&str>, path: &str) -> String {
+    match subpath.map(|subpath| subpath.trim_matches('/')) {
+        Some(subpath) => format!("{subpath}/{path}"),
+        None => path.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use std::time::{Instant, SystemTime};
 use clap::Args;
 
 use super::{CliError, Global, Output, PipelineArgs, SelectionArgs};
-use crate::exec::{self, Plan};
+use crate::exec::{self, Plan, RunOptions};
 use crate::graph::{self, Graph};
+use crate::remote::link::Link;
 use crate::report::{self, PlanChange};
 use crate::spec::{Mistakes, Pipeline};
 use crate::store::Store;
@@ -76,6 +77,7 @@ struct Watch<'a> {
     global: &'a Global,
     output: &'a mut Output,
     store: Arc<Store>,
+    link: Option<Arc<Link>>,
     inputs: Receiver<Input>,
     /// What came while something else was waited for.
     later: VecDeque<Input>,
@@ -95,11 +97,13 @@ pub(super) fn run(args: &WatchArgs, global: &Global, output: &mut Output) -> Res
     let no_signals = |error| CliError::Usage(format!("signals can't be listened to: {error}"));
     keys::read_signals(sender.clone()).map_err(no_signals)?;
     let sources = Sources::new(sender.clone()).map_err(|error| cannot_watch(&error))?;
+    let (store, link) = global.signing(Some(&args.pipeline.file))?;
     let mut watch = Watch {
         args,
         global,
         output,
-        store: Arc::new(global.store(Some(&args.pipeline.file))?),
+        store: Arc::new(store),
+        link,
         inputs,
         later: VecDeque::new(),
         sources,
@@ -241,9 +245,13 @@ impl Watch<'_> {
         let Some(planned) = self.shown.as_ref().filter(|_| !self.is_broken) else {
             return self.say("nothing was run: mend the mistakes first");
         };
-        let options = self.args.selection.options();
+        let options = RunOptions {
+            link: self.link.clone(),
+            ..self.args.selection.options()
+        };
         let graph = Arc::clone(&planned.graph);
-        match super::run::execute(graph, Arc::clone(&self.store), &options, false, self.output) {
+        let settings = self.global.settings(Some(&self.args.pipeline.file))?;
+        match super::run::execute(graph, Arc::clone(&self.store), &options, &settings, false, self.output) {
             Ok(_) => {}
             Err(error @ CliError::Output(_)) => return Err(error),
             Err(error) => self.say(&format!("error: {error}"))?,

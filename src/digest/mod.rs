@@ -4,6 +4,7 @@
 //! text under a domain tag. It doesn't know what a value means, so nothing here mentions nodes, stages or artifacts.
 //! The text that is hashed is the text that is stored and shown, so a key can always be explained.
 
+mod bytes;
 pub mod canonical;
 mod diff;
 mod files;
@@ -14,9 +15,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
+pub use bytes::read_digest;
 pub use canonical::CanonicalError;
 pub use diff::{Change, diff, leaves};
-pub use files::{DigestCache, FileError, FileStat, file_digest, path_digest};
+pub use files::{DigestCache, FileError, FileStat, FolderStat, file_digest, path_digest};
 
 /// Names bytes by their BLAKE3 hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,14 @@ impl Digest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(tag.as_bytes()).update(b"\n").update(text.as_bytes());
         Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// Returns the digest of a plugin's code, which is that of the digests of its files by name.
+    ///
+    /// # Errors
+    /// A name of a file has no canonical form.
+    pub fn of_code(files: &Value) -> Result<Digest, CanonicalError> {
+        Digest::of_value("volvelle code v1", files)
     }
 
     /// Appends the 64 hexadecimal digits to a text.
@@ -107,13 +117,26 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 macro_rules! key_newtype {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $tag:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub Digest);
 
         impl $name {
+            /// Returns the key of a preimage, which is a canonical text.
+            pub fn of_text(preimage: &str) -> $name {
+                $name(Digest::of_text($tag, preimage))
+            }
+
+            /// Returns the key of a preimage that was read back.
+            ///
+            /// # Errors
+            /// The value has no canonical text, so it is no preimage.
+            pub fn of_preimage(preimage: &Value) -> Result<$name, CanonicalError> {
+                Digest::of_value($tag, preimage).map($name)
+            }
+
             /// Returns the first 12 hexadecimal digits, for people.
             pub fn short(&self) -> String {
                 self.0.short()
@@ -138,11 +161,11 @@ macro_rules! key_newtype {
 
 key_newtype! {
     /// Names a computation by kind, version, parameters and the recipe keys of its inputs: known before anything runs.
-    RecipeKey
+    RecipeKey "volvelle recipe v1"
 }
 key_newtype! {
     /// Names a computation by kind, version, parameters and the digests of its input artifacts.
-    ContentKey
+    ContentKey "volvelle content v1"
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ use super::limits::Grant;
 use super::request::{self, Folders};
 use super::spare::Spare;
 use super::tail::{self, Tail, WorkerEvent};
-use super::worker;
-use crate::digest::ContentKey;
-use crate::graph::Node;
+use super::{transfer, worker};
+use crate::digest::{ContentKey, Digest};
+use crate::graph::{Node, Worker};
+use crate::remote::link::Link;
 use crate::spec::template::TemplateError;
 use crate::store::{Artifact, Placed, Record, RunFolder, Store, StoreError, Timestamp, host_name};
 
@@ -49,6 +50,8 @@ pub(crate) enum AttemptError {
     MissingOutput { names: Vec<String> },
     #[error("the worker changed its input `{input}`: {}", paths.join(", "))]
     InputChanged { input: String, paths: Vec<String> },
+    #[error("an input of it is gone: blob {} is not in the cache", digest.short())]
+    InputGone { producer: usize, digest: Digest },
     #[error("in the command line: {0}")]
     Template(#[from] TemplateError),
     #[error("{0}")]
@@ -79,6 +82,7 @@ impl AttemptError {
             AttemptError::NoProgram { .. }
             | AttemptError::NoDirectory { .. }
             | AttemptError::InputChanged { .. }
+            | AttemptError::InputGone { .. }
             | AttemptError::Template(_)
             | AttemptError::Parameter(_)
             | AttemptError::Store(_)
@@ -102,6 +106,7 @@ impl AttemptError {
                 Some("write `${inputs.NAME.list}`: a file that names the input's paths, one a line".into())
             }
             AttemptError::TimedOut { .. } => Some("raise `resources.timeout` of the stage".into()),
+            AttemptError::Store(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -148,6 +153,7 @@ pub(crate) struct Attempt {
     pub(crate) grant: Grant,
     pub(crate) guard: Arc<Mutex<Guard>>,
     pub(crate) spare: Arc<Spare>,
+    pub(crate) link: Option<Arc<Link>>,
 }
 
 /// What lies ready for the worker.
@@ -199,15 +205,24 @@ pub(crate) async fn execute(
     stop: &mut watch::Receiver<Stop>,
 ) -> Result<Record, AttemptError> {
     let attempt = Arc::new(attempt);
-    let prepared = blocking(&attempt, prepare).await?;
+    let preparing = blocking(&attempt, prepare);
+    let prepared = transfer::told(preparing, attempt.link.as_ref(), &attempt.node.id, report).await?;
     let outcome = work(&attempt, &prepared, report, stop).await;
     let (attempt, folder) = (Arc::clone(&attempt), prepared.folders.root.clone());
     let result = blocking(&attempt, move |attempt| {
         refuse_changes(attempt, &prepared.placed)?;
         let record = keep(attempt, &prepared.folders, outcome?)?;
+        prepared
+            .placed
+            .iter()
+            .for_each(|(_, placed)| attempt.store.take_back(placed));
         Ok(record)
     })
     .await;
+    if result.is_err() {
+        // A folder with something in it can't be removed like this; one of a kind that saved nothing is only in the way.
+        let _ = fs::remove_dir(attempt.store.partial_path(attempt.content_key));
+    }
     // After a failure the folder stays for whoever wants to look into it, until the next run.
     if matches!(result, Ok(_) | Err(AttemptError::Cancelled)) {
         let removed = blocking(&attempt, move |attempt| {
@@ -236,16 +251,17 @@ fn prepare(attempt: &Attempt) -> Result<Prepared, AttemptError> {
         .take(&attempt.store, &attempt.run.id, &name, &attempt.node.worker)?;
     let partial = attempt.store.partial_path(attempt.content_key);
     let folders = Folders::make(root, partial, attempt.node())?;
-    let mut placed = Vec::new();
-    for (input, artifacts) in attempt.node().inputs.iter().zip(&attempt.artifacts) {
-        let paths = folders.input_paths(input)?;
-        for ((item, artifact), path) in input.items.iter().zip(artifacts).zip(paths) {
-            placed.push((
-                input.name.clone(),
-                attempt.store.place(artifact, item.subpath.as_deref(), &path)?,
-            ));
-        }
+    if matches!(attempt.node().worker, Worker::Plugin { .. }) {
+        attempt
+            .store
+            .mark_partial(attempt.content_key, attempt.node().recipe_key);
     }
+    let placed = place_inputs(attempt, &folders).inspect_err(|_| {
+        // The same attempt may be made again, in a folder of the same name.
+        if let Err(error) = attempt.store.remove_folder(&folders.root) {
+            tracing::warn!(%error, "the folder of an attempt could not be removed");
+        }
+    })?;
     let launch = request::launch(
         attempt.node(),
         attempt.content_key,
@@ -258,6 +274,26 @@ fn prepare(attempt: &Attempt) -> Result<Prepared, AttemptError> {
         placed,
         launch,
     })
+}
+
+/// Lays the inputs out, each with its name; what is not in the cache is fetched first, if it can be.
+fn place_inputs(attempt: &Attempt, folders: &Folders) -> Result<Vec<(String, Placed)>, AttemptError> {
+    let mut placed = Vec::new();
+    for (input, artifacts) in attempt.node().inputs.iter().zip(&attempt.artifacts) {
+        let paths = folders.input_paths(input)?;
+        for ((item, artifact), path) in input.items.iter().zip(artifacts).zip(paths) {
+            let laid = attempt.store.place(artifact, item.subpath.as_deref(), &path);
+            let laid = laid.map_err(|error| match error {
+                StoreError::MissingBlob { digest } => AttemptError::InputGone {
+                    producer: item.node,
+                    digest,
+                },
+                error => error.into(),
+            })?;
+            placed.push((input.name.clone(), laid));
+        }
+    }
+    Ok(placed)
 }
 
 async fn work(
@@ -357,6 +393,8 @@ fn keep(attempt: &Attempt, folders: &Folders, ended: Ended) -> Result<Record, At
     if !names.is_empty() {
         return Err(AttemptError::MissingOutput { names });
     }
+    // Blobs that the store has already are not written again, so they have to stay until the record needs them.
+    let _guard = attempt.store.use_guard()?;
     let artifacts = attempt.store.admit(&outputs)?;
     let path = attempt.log_path();
     let length = match fs::metadata(&path) {

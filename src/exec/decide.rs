@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::event::Reason;
 use crate::digest::{ContentKey, Digest};
 use crate::graph::{Graph, Item};
-use crate::store::{Artifact, Found, InputsDigest, Known, Lookup, Record, Snapshot, Store, StoreError};
+use crate::store::{Artifact, Found, InputsDigest, Known, Lookup, PublicKey, Record, Snapshot, Store, StoreError};
 
 /// From this many nodes on, several threads look at what the store has.
 const WORTH_THREADS: usize = 512;
@@ -49,9 +49,13 @@ pub(crate) struct Pending {
 /// What the store has under a recipe key.
 #[derive(Clone, Debug)]
 pub(crate) enum Stored {
+    /// The node is not wanted, so nobody looked.
+    NotAsked,
     Absent,
     Complete(Found),
     Incomplete(Found, Digest),
+    /// A record that nobody signed whom the project trusts.
+    Untrusted(Option<PublicKey>),
 }
 
 /// What decisions are made from.
@@ -63,15 +67,31 @@ pub(crate) struct Decider<'a> {
 }
 
 impl Decider<'_> {
-    /// Returns what the store has of each node, or of none of those that are not wanted.
+    /// Returns what the store has of each node, or of none of those that are not wanted; what it lacks is looked for
+    /// elsewhere, for all nodes at once.
     pub(crate) fn stored(&self, wanted: impl Fn(usize) -> bool + Sync) -> Vec<Stored> {
+        let mut stored = self.stored_here(wanted);
+        let Some(elsewhere) = self.store.elsewhere() else {
+            return stored;
+        };
+        let is_lacking = |stored: &Stored| !matches!(stored, Stored::Complete(_) | Stored::NotAsked);
+        let lacking: Vec<usize> = (0..stored.len()).filter(|&idx| is_lacking(&stored[idx])).collect();
+        let keys: Vec<Digest> = lacking.iter().map(|&idx| self.graph.recipe_key(idx).0).collect();
+        elsewhere.look_ahead(&keys);
+        for idx in lacking {
+            stored[idx] = self.stored_at(idx);
+        }
+        stored
+    }
+
+    fn stored_here(&self, wanted: impl Fn(usize) -> bool + Sync) -> Vec<Stored> {
         let num_nodes = self.graph.len();
         let look = |range: std::ops::Range<usize>| {
             let one = |idx| {
                 if wanted(idx) {
-                    self.stored_at(idx)
+                    self.stored_as(idx, false)
                 } else {
-                    Stored::Absent
+                    Stored::NotAsked
                 }
             };
             range.map(one).collect::<Vec<_>>()
@@ -108,10 +128,27 @@ impl Decider<'_> {
         if !self.graph.outputs(idx).iter().all(has_all) {
             return Stored::Absent;
         }
+        let signer = self.snapshot.signer(&found);
+        if !self.store.trust().accepts(signer) {
+            return Stored::Untrusted(signer);
+        }
         match self.store.missing(self.snapshot, &found) {
             None => Stored::Complete(found),
+            Some(_) if self.is_elsewhere(&self.snapshot.known(&found)) => Stored::Complete(found),
             Some(missing) => Stored::Incomplete(found, missing),
         }
+    }
+
+    /// Returns whether the artifacts of something that is known can be had from elsewhere, when they are read.
+    fn is_elsewhere(&self, known: &Known) -> bool {
+        let artifacts = || {
+            known
+                .artifacts
+                .iter()
+                .map(|(name, artifact)| (name.to_string(), artifact.clone()))
+        };
+        let elsewhere = self.store.elsewhere();
+        elsewhere.is_some_and(|elsewhere| elsewhere.has(known.recipe_key, &artifacts().collect()))
     }
 
     /// Returns the artifact that an item names.
@@ -137,6 +174,18 @@ impl Decider<'_> {
         if forced {
             return Ok(Decision::Run(self.pending(idx, settled, Reason::Forced)?));
         }
+        let decision = self.look_up(idx, settled, stored.clone())?;
+        if !matches!(
+            &decision,
+            Decision::Hit {
+                by_content: Some(_),
+                ..
+            }
+        ) {
+            return Ok(decision);
+        }
+        // `gc` spares what this run's own recipes need, and this record is not yet one of them: it may be gone by now.
+        let _guard = self.store.use_guard()?;
         let decision = self.look_up(idx, settled, stored)?;
         let Decision::Hit {
             cut_off,
@@ -154,7 +203,7 @@ impl Decider<'_> {
             *record
         });
         Ok(Decision::Hit {
-            found: Found::Record(Arc::new(Known::of(&record))),
+            found: self.found(&record),
             cut_off,
             by_content: None,
         })
@@ -187,14 +236,30 @@ impl Decider<'_> {
             }
             _ => {}
         }
-        let pending = self.pending(idx, settled, Reason::NoRecord)?;
+        let reason = match stored {
+            Stored::Untrusted(signer) => Reason::Untrusted { signer },
+            _ => Reason::NoRecord,
+        };
+        let pending = self.pending(idx, settled, reason)?;
         let serves = |record: &Record| {
             let mut outputs = self.graph.outputs(idx).iter();
             outputs.all(|output| record.artifacts.contains_key(&output.name))
         };
-        match self.store.lookup_content(pending.content_key) {
+        let mut lookup = self.store.lookup_content(pending.content_key);
+        if !matches!(lookup, Lookup::Hit(_))
+            && let Some(elsewhere) = self.store.elsewhere()
+        {
+            elsewhere.look_ahead(&[pending.content_key.0]);
+            lookup = match self.store.lookup_content(pending.content_key) {
+                Lookup::Incomplete { record, .. } if elsewhere.has(record.recipe_key, &record.artifacts) => {
+                    Lookup::Hit(record)
+                }
+                other => other,
+            };
+        }
+        match lookup {
             Lookup::Hit(record) if serves(&record) => Ok(Decision::Hit {
-                found: Found::Record(Arc::new(Known::of(&record))),
+                found: self.found(&record),
                 // Its own record, found under one of its two names only, was written by a process that died in between.
                 cut_off: fresh || record.recipe_key != self.graph.recipe_key(idx),
                 by_content: Some(record),
@@ -203,8 +268,17 @@ impl Decider<'_> {
                 reason: Reason::BlobMissing { digest: missing },
                 ..pending
             })),
+            Lookup::Untrusted { signer } => Ok(Decision::Run(Pending {
+                reason: Reason::Untrusted { signer },
+                ..pending
+            })),
             _ => Ok(Decision::Run(pending)),
         }
+    }
+
+    /// Returns what is known by a record that counts.
+    pub(crate) fn found(&self, record: &Record) -> Found {
+        Found::Record(Arc::new(Known::of(record, self.store.signer())))
     }
 
     /// Returns a node's content key and its preimage.

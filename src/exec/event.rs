@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::graph::NodeId;
-use crate::store::{Owner, RunId, Timestamp};
+use crate::store::{Owner, PublicKey, RunId, Timestamp};
 
 /// Where a node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +83,8 @@ pub enum Reason {
     NoRecord,
     /// The record is there, a blob of it is not.
     BlobMissing { digest: Digest },
+    /// There is a record, and nobody signed it whom the project trusts.
+    Untrusted { signer: Option<PublicKey> },
     /// It was asked for with `--rerun`.
     Forced,
 }
@@ -92,6 +94,14 @@ impl fmt::Display for Reason {
         match self {
             Reason::NoRecord => f.write_str("not in the cache"),
             Reason::BlobMissing { digest } => write!(f, "blob missing: {}", digest.short()),
+            Reason::Untrusted { signer: None } => f.write_str("its record is not signed"),
+            Reason::Untrusted { signer: Some(signer) } => {
+                write!(
+                    f,
+                    "its record is signed by {}, whom volvelle.yaml does not trust",
+                    signer.short()
+                )
+            }
             Reason::Forced => f.write_str("--rerun"),
         }
     }
@@ -204,6 +214,19 @@ pub enum Event {
         hint: Option<String>,
         /// The last lines that the worker wrote, where it failed.
         log_tail: Vec<String>,
+    },
+    /// Every node has ended, and results are still on their way to the remote.
+    Pushing {
+        address: String,
+        /// How many results are left.
+        left: u64,
+        /// Bytes of content: done, and in all as far as it is known.
+        done_bytes: u64,
+        total_bytes: u64,
+        /// What of it went over the wire.
+        wire_bytes: u64,
+        /// Since every node had ended.
+        seconds: f64,
     },
     /// The last event.
     RunFinished {

@@ -20,6 +20,7 @@ mod scheduler;
 mod selection;
 mod spare;
 mod tail;
+mod transfer;
 mod worker;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use plan::{Cause, Plan, PlanCounts, PlanState, PlannedNode, plan};
 pub use resolved::{RunNode, run_nodes};
 
 use crate::graph::{Graph, NodeId, SelectError};
+use crate::remote::link::Link;
 use crate::store::{RunState, RunStatus, Store, StoreError, Timestamp};
 use decide::{Decider, Decision, Settled};
 use journal::Journal;
@@ -55,6 +57,8 @@ pub struct RunOptions {
     pub fail_fast: bool,
     /// Tell of each node that is cached; otherwise only how many there are is told.
     pub tell_cached: bool,
+    /// The link to the remote, which the store was given as well: who else runs what, and where results go.
+    pub link: Option<Arc<Link>>,
 }
 
 /// How a run went.
@@ -100,7 +104,12 @@ pub fn run(
     let clock = Instant::now();
     let selection = selection::select(&graph, options)?;
     let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
-    let (folder, mut state) = store.start_run(&graph.pipeline, file)?;
+    store.verify_touched();
+    let (folder, mut state) = store.start_run(&graph.pipeline, file, |folder| {
+        if let Err(error) = resolved::write(&store, folder, &graph) {
+            tracing::warn!(%error, "the resolved pipeline of this run is not kept");
+        }
+    })?;
     let mut journal = Journal::open(&folder, listener);
     let mut scheduler = Scheduler::new(
         Arc::clone(&graph),
@@ -111,8 +120,9 @@ pub fn run(
             fail_fast: options.fail_fast,
             tell_cached: options.tell_cached,
         },
+        options.link.clone(),
     );
-    let interrupted = match work(&mut scheduler, options, &mut journal, &graph, &store, &folder) {
+    let interrupted = match work(&mut scheduler, options, &mut journal) {
         Ok(interrupted) => interrupted,
         Err(error) => {
             state.status = RunStatus::Failed;
@@ -124,6 +134,14 @@ pub fn run(
     let counts = scheduler.counts();
     let undone = counts[NodeState::Failed] + counts[NodeState::Skipped] + counts[NodeState::Cancelled];
     let outputs = outputs::publish(scheduler.decider(), scheduler.settled());
+    if let Some(link) = &options.link {
+        if interrupted {
+            link.release_all();
+        } else {
+            transfer::finish_pushes(link, &mut journal);
+        }
+        transfer::tell_notes(Some(link), &mut journal);
+    }
     // What the run knew of each node is not needed any more, and may be much.
     drop(scheduler);
     if counts[NodeState::Executed] + counts[NodeState::CutOff] > 0 {
@@ -163,17 +181,11 @@ pub fn run(
 }
 
 /// Settles what needs nothing, then runs the rest; returns whether the user interrupted it.
-fn work(
-    scheduler: &mut Scheduler,
-    options: &RunOptions,
-    journal: &mut Journal<'_>,
-    graph: &Graph,
-    store: &Store,
-    folder: &crate::store::RunFolder,
-) -> Result<bool, RunError> {
+fn work(scheduler: &mut Scheduler, options: &RunOptions, journal: &mut Journal<'_>) -> Result<bool, RunError> {
     scheduler.settle_all(journal);
-    if let Err(error) = resolved::write(store, folder, graph) {
-        tracing::warn!(%error, "the resolved pipeline of this run is not kept");
+    transfer::tell_notes(options.link.as_ref(), journal);
+    if let Some(link) = &options.link {
+        link.offer_again();
     }
     if !scheduler.has_work() {
         return Ok(false);

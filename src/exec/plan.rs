@@ -49,6 +49,8 @@ pub enum Cause {
     New,
     /// The record is there, a blob of it is not.
     BlobMissing,
+    /// There is a record, and nobody signed it whom the project trusts.
+    Untrusted,
     /// It was asked for with `--rerun`.
     Rerun,
     /// Nothing but what is upstream.
@@ -360,6 +362,9 @@ impl Planner<'_> {
             }
             Ok(Decision::Run(pending)) if matches!(pending.reason, Reason::BlobMissing { .. }) => {
                 (PlanState::Run, Some(Cause::BlobMissing))
+            }
+            Ok(Decision::Run(pending)) if matches!(pending.reason, Reason::Untrusted { .. }) => {
+                (PlanState::Run, Some(Cause::Untrusted))
             }
             Ok(Decision::Run(_)) if is_absent => (PlanState::Run, Some(Cause::Changed)),
             // Its inputs were made again since, with other bytes.

@@ -2,7 +2,7 @@
 //!
 //! `pipeline.json` in the folder of the run names the stages; the nodes of a stage are in a file that is named by what is
 //! in it, under `runs/resolved/`, so that a thousand runs of a sweep keep it once. It lets a run be read without the
-//! file that it came from.
+//! file that it came from. `gc` reads the keys in it as well, to know what runs need: see `store/uses.rs`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -61,7 +61,7 @@ pub struct RunNode {
 
 /// Writes what a run is about.
 pub(crate) fn write(store: &Store, run: &RunFolder, graph: &Graph) -> io::Result<()> {
-    let folder = folder(store);
+    let folder = store.lists_folder();
     fs::create_dir_all(&folder)?;
     let mut stages = Vec::new();
     for stage in graph.stages() {
@@ -121,7 +121,7 @@ pub fn run_nodes(store: &Store, run: &RunFolder) -> Result<(String, Vec<RunNode>
     let resolved: Resolved = serde_json::from_str(&text).map_err(|error| unreadable(&error))?;
     let mut nodes = Vec::new();
     for stage in resolved.stages {
-        let path = folder(store).join(format!("{}.jsonl", stage.nodes));
+        let path = store.lists_folder().join(format!("{}.jsonl", stage.nodes));
         let text = fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
         for line in text.lines() {
             let line: Line = serde_json::from_str(line).map_err(|error| unreadable(&error))?;
@@ -138,8 +138,4 @@ pub fn run_nodes(store: &Store, run: &RunFolder) -> Result<(String, Vec<RunNode>
         }
     }
     Ok((resolved.pipeline, nodes))
-}
-
-fn folder(store: &Store) -> PathBuf {
-    store.root().join("runs/resolved")
 }

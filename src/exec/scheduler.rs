@@ -21,9 +21,14 @@ use super::limits::{Capacity, Grant, Limits, Pool};
 use super::priority::{self, Rank};
 use super::selection::Choice;
 use super::spare::Spare;
-use crate::digest::ContentKey;
+use super::transfer;
+use crate::digest::{ContentKey, Digest};
 use crate::graph::{Graph, Item};
-use crate::store::{Claim, Found, KeyLock, Known, Record, RunFolder, Snapshot, Store};
+use crate::remote::link::{Link, LinkClaim};
+use crate::store::{Claim, Found, KeyLock, Record, RunFolder, Snapshot, Store, StoreError};
+
+/// How often a node waits again for an input that is gone.
+const MAX_PUT_BACK: u32 = 3;
 
 /// How often a node that another process runs is looked at.
 const CONTENDED: Duration = Duration::from_millis(100);
@@ -51,6 +56,9 @@ pub(crate) struct Scheduler {
     pool: Option<Pool>,
     running: usize,
     spare: Arc<Spare>,
+    link: Option<Arc<Link>>,
+    /// How often each node had to wait for an input again that was gone.
+    put_back: HashMap<usize, u32>,
 }
 
 /// How a run goes about it.
@@ -67,6 +75,7 @@ enum Message {
     Event(Event),
     Ended {
         idx: usize,
+        content_key: ContentKey,
         grant: Grant,
         outcome: Result<Box<Record>, Failure>,
     },
@@ -93,6 +102,7 @@ impl Scheduler {
         run: RunFolder,
         choices: Vec<Choice>,
         how: How,
+        link: Option<Arc<Link>>,
     ) -> Scheduler {
         let count = graph.len();
         Scheduler {
@@ -113,6 +123,8 @@ impl Scheduler {
             pool: None,
             running: 0,
             spare: Arc::default(),
+            link,
+            put_back: HashMap::new(),
         }
     }
 
@@ -215,6 +227,7 @@ impl Scheduler {
             } else {
                 self.cancel_waiting(journal);
             }
+            transfer::tell_notes(self.link.as_ref(), journal);
             journal.flush();
             if self.running == 0 && self.ready.is_empty() && self.contended.is_empty() {
                 break;
@@ -268,12 +281,37 @@ impl Scheduler {
                 );
                 self.fail(idx, AttemptError::Parameter(error), Vec::new(), events);
             }
-            Err(error) => self.fail(idx, error.into(), Vec::new(), events),
+            Err(error) => self.undecided(idx, error, events),
+        }
+    }
+
+    /// Handles that nothing could be decided about a node: an input is gone and is made again, or the node fails.
+    fn undecided(&mut self, idx: usize, error: StoreError, events: &mut Vec<Event>) {
+        self.pending.remove(&idx);
+        let StoreError::MissingBlob { digest } = error else {
+            return self.fail(idx, error.into(), Vec::new(), events);
+        };
+        // What is read to decide are the manifests of folders of which a part is an input.
+        let decider = self.decider();
+        let is_gone = |item: &Item<'_>| decider.artifact_of(*item, &self.settled).manifest == Some(digest);
+        let producer = self.graph.items(idx).find(is_gone).map(|item| item.node);
+        match producer {
+            Some(producer) if self.may_put_back(idx) => {
+                self.states[idx] = NodeState::Waiting;
+                self.make_again(producer, digest, events);
+            }
+            _ => self.fail(idx, error.into(), Vec::new(), events),
         }
     }
 
     /// Ends a node well.
     fn settle(&mut self, idx: usize, found: Found, state: NodeState, events: &mut Vec<Event>) {
+        if state == NodeState::CutOff
+            && let Some(link) = &self.link
+        {
+            // Under its new recipe others find it without having to know its inputs.
+            link.offer(self.graph.recipe_key(idx), self.snapshot.known(&found).content_key);
+        }
         if state != NodeState::Cached || self.how.tell_cached {
             events.push(self.finished(idx, state, self.snapshot.seconds(&found), None));
         }
@@ -406,23 +444,7 @@ impl Scheduler {
         let mut events = Vec::new();
         let claimed = match self.store.claim(pending.content_key) {
             Ok(Claim::Held(lock)) if is_forced => Some(lock),
-            Ok(Claim::Held(lock)) => {
-                let decider = self.decider();
-                match decider.decide(idx, &self.settled, decider.stored_at(idx), false) {
-                    Ok(Decision::Hit { found, .. }) => {
-                        self.pending.remove(&idx);
-                        self.settle(idx, found, NodeState::Cached, &mut events);
-                        self.consider_consumers(idx, &mut events);
-                        None
-                    }
-                    Ok(Decision::Run(_)) => Some(lock),
-                    Err(error) => {
-                        self.pending.remove(&idx);
-                        self.fail(idx, error.into(), Vec::new(), &mut events);
-                        None
-                    }
-                }
-            }
+            Ok(Claim::Held(lock)) => self.claim_everywhere(idx, lock, &mut events),
             Ok(Claim::Taken(holder)) => {
                 self.contended.push(idx);
                 self.announce_wait(idx, holder, &mut events);
@@ -441,13 +463,53 @@ impl Scheduler {
                 content,
             }),
             Err(error) => {
-                self.pending.remove(&idx);
-                self.fail(idx, error.into(), Vec::new(), &mut events);
+                self.undecided(idx, error, &mut events);
                 None
             }
         });
         events.iter().for_each(|event| journal.emit(event));
         claimed
+    }
+
+    /// Makes sure, with the lock of this machine held, that a node has no result by now and no other machine runs it.
+    fn claim_everywhere(&mut self, idx: usize, lock: KeyLock, events: &mut Vec<Event>) -> Option<KeyLock> {
+        let content_key = self.pending[&idx].content_key;
+        if let Some(link) = self.link.clone() {
+            match link.claim(content_key) {
+                LinkClaim::Taken(owner) => {
+                    self.contended.push(idx);
+                    self.announce_wait(idx, owner, events);
+                    return None;
+                }
+                // Since the run began another machine may have finished it.
+                LinkClaim::Free => link.forget(&[self.graph.recipe_key(idx).0, content_key.0]),
+            }
+        }
+        let decider = self.decider();
+        match decider.decide(idx, &self.settled, self.stored_anywhere(idx), false) {
+            Ok(Decision::Run(_)) => return Some(lock),
+            Ok(Decision::Hit { found, .. }) => {
+                self.pending.remove(&idx);
+                self.settle(idx, found, NodeState::Cached, events);
+                self.consider_consumers(idx, events);
+            }
+            Err(error) => self.undecided(idx, error, events),
+        }
+        self.release(content_key);
+        None
+    }
+
+    /// Returns what is stored of a node now, here or in the remote.
+    fn stored_anywhere(&self, idx: usize) -> Stored {
+        let decider = self.decider();
+        let stored = decider.stored_at(idx);
+        match (&stored, self.store.elsewhere()) {
+            (Stored::Absent | Stored::Incomplete(..), Some(elsewhere)) => {
+                elsewhere.look_ahead(&[self.graph.recipe_key(idx).0]);
+                decider.stored_at(idx)
+            }
+            _ => stored,
+        }
     }
 
     /// Says once that a node waits for another process.
@@ -499,6 +561,7 @@ impl Scheduler {
             grant,
             guard: Arc::clone(guard),
             spare: Arc::clone(&self.spare),
+            link: self.link.clone(),
         };
         self.states[idx] = NodeState::Running;
         self.running += 1;
@@ -513,24 +576,42 @@ impl Scheduler {
 
     /// Takes what a task says; returns whether a node failed.
     fn receive(&mut self, message: Message, journal: &mut Journal<'_>) -> bool {
-        let (idx, grant, outcome) = match message {
+        let (idx, content_key, grant, outcome) = match message {
             Message::Event(event) => {
                 journal.emit(&event);
                 return false;
             }
-            Message::Ended { idx, grant, outcome } => (idx, grant, outcome),
+            Message::Ended {
+                idx,
+                content_key,
+                grant,
+                outcome,
+            } => (idx, content_key, grant, outcome),
         };
         self.running -= 1;
         self.give(grant);
         let mut events = Vec::new();
         let failed = match outcome {
             Ok(record) => {
-                let found = Found::Record(Arc::new(Known::of(&record)));
+                if let Some(link) = &self.link {
+                    link.offer(record.recipe_key, record.content_key);
+                }
+                let found = self.decider().found(&record);
                 self.settle(idx, found, NodeState::Executed, &mut events);
                 self.consider_consumers(idx, &mut events);
                 false
             }
+            Err(Failure {
+                error: AttemptError::InputGone { producer, digest },
+                ..
+            }) if self.may_put_back(idx) => {
+                self.release(content_key);
+                self.states[idx] = NodeState::Waiting;
+                self.make_again(producer, digest, &mut events);
+                false
+            }
             Err(failure) => {
+                self.release(content_key);
                 let failed = !matches!(failure.error, AttemptError::Cancelled);
                 self.fail(idx, failure.error, failure.log_tail, &mut events);
                 failed
@@ -538,6 +619,66 @@ impl Scheduler {
         };
         events.iter().for_each(|event| journal.emit(event));
         failed
+    }
+
+    /// Gives up what keeps other machines from running a key.
+    fn release(&self, key: ContentKey) {
+        if let Some(link) = &self.link {
+            link.release(key);
+        }
+    }
+
+    /// Returns whether a node may wait for an input again; one that is gone again and again is a fault of the disk.
+    fn may_put_back(&mut self, idx: usize) -> bool {
+        let times = self.put_back.entry(idx).or_default();
+        *times += 1;
+        *times <= MAX_PUT_BACK
+    }
+
+    /// Runs a node after all that was taken for done, because a blob of its result is gone: somebody removed it, or the
+    /// remote that had it can't be reached any more. What reads from it waits again.
+    fn make_again(&mut self, producer: usize, digest: Digest, events: &mut Vec<Event>) {
+        if self.settled[producer].take().is_none() {
+            // Another node that reads from it has found out already.
+            return;
+        }
+        for consumer in self.consumers(producer) {
+            self.unsettled[consumer] += 1;
+            if self.states[consumer] == NodeState::Ready {
+                self.states[consumer] = NodeState::Waiting;
+                self.pending.remove(&consumer);
+                // Before the order is known, nothing is in it.
+                if let Some(rank) = self.ranks.get(consumer) {
+                    self.ready.remove(rank);
+                }
+                self.contended.retain(|&idx| idx != consumer);
+            }
+        }
+        if !self.choices[producer].may_run {
+            let error = AttemptError::InputGone { producer, digest };
+            return self.fail(producer, error, Vec::new(), events);
+        }
+        events.push(Event::Note {
+            message: format!(
+                "{} runs again: blob {} is gone",
+                self.graph.id(producer),
+                digest.short()
+            ),
+        });
+        match self.decider().content(producer, &self.settled) {
+            Ok((content_key, _)) => {
+                self.states[producer] = NodeState::Ready;
+                let reason = Reason::BlobMissing { digest };
+                let pending = Pending {
+                    reason,
+                    content_key,
+                    announced: false,
+                };
+                self.pending.insert(producer, pending);
+                self.ready.extend(self.ranks.get(producer));
+            }
+            Err(error) => self.undecided(producer, error, events),
+        }
     }
 
     /// Ends everything that has not started.
@@ -590,6 +731,7 @@ async fn attempts(
     drop(lock);
     let _ = sender.send(Message::Ended {
         idx: attempt.idx,
+        content_key: attempt.content_key,
         grant: attempt.grant,
         outcome,
     });

@@ -11,8 +11,6 @@ use crate::digest::{CanonicalError, ContentKey, Digest, RecipeKey, canonical};
 
 /// The version of the preimages; raising it re-keys everything.
 const FORMAT: u64 = 1;
-const RECIPE_TAG: &str = "volvelle recipe v1";
-const CONTENT_TAG: &str = "volvelle content v1";
 const SEED_TAG: &str = "volvelle seed v1";
 
 /// Returns the seed of a node: 63 bits from kind, version and identity parameters.
@@ -28,12 +26,12 @@ pub(super) fn seed(kind: &str, version: u64, params: &Value) -> Result<u64, Cano
 
 /// Returns the recipe key of a preimage.
 pub(super) fn recipe_key(preimage: &str) -> RecipeKey {
-    RecipeKey(Digest::of_text(RECIPE_TAG, preimage))
+    RecipeKey::of_text(preimage)
 }
 
 /// Returns the content key of a preimage.
 pub(super) fn content_key(preimage: &str) -> ContentKey {
-    ContentKey(Digest::of_text(CONTENT_TAG, preimage))
+    ContentKey::of_text(preimage)
 }
 
 /// What the preimages of all nodes of a stage have in common, in canonical form.

@@ -7,10 +7,14 @@
 //! Two kinds of remotes: object stores (`objects`), which know nothing of us, so that all cleverness is in the layout
 //! of what lies there; and `volvelle serve` (`http`), which speaks for a store like ours.
 
+pub mod http;
+pub mod link;
 pub mod objects;
 pub mod tls;
+mod unavailable;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +23,29 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::digest::{ContentKey, Digest, RecipeKey};
+use crate::settings::RemoteSettings;
 use crate::store::{Artifact, Owner, Store, StoreError};
+use unavailable::Unavailable;
+
+/// Returns the remote that settings name; what it keeps to remember lies in the cache. One that can't be opened just
+/// now says so when it is asked for something.
+///
+/// # Errors
+/// The address is none, or a setting is wrong.
+pub fn open(settings: &RemoteSettings, cache: &Path) -> Result<Arc<dyn Remote>, RemoteError> {
+    let url = &settings.url;
+    let opened = match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+        "s3" | "gs" | "az" | "file" => objects::open(settings, cache),
+        "http" | "https" => http::open(settings),
+        _ => Err(RemoteError::Settings(format!(
+            "the remote {url:?} should begin with s3://, gs://, az://, file:///, http:// or https://"
+        ))),
+    };
+    match opened {
+        Err(error) if !matches!(error, RemoteError::Settings(_)) => Ok(Arc::new(Unavailable::new(url, &error))),
+        opened => opened,
+    }
+}
 
 /// What is wanted of a remote: an artifact, or a blob that is no output, such as a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +184,9 @@ pub enum RemoteError {
     /// What the remote has is not what it says; nothing of it was used.
     #[error("{what} is damaged: {why}")]
     Damaged { what: String, why: String },
+    /// The remote won't have what was sent.
+    #[error("{what} was refused: {why}")]
+    Refused { what: String, why: String },
     /// Something that was asked for is not there.
     #[error("{what} is not in the remote")]
     Absent { what: String },

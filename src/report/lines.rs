@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::text::{Paint, duration};
+use super::text::{Paint, bytes, duration};
 use crate::exec::{Event, NodeState};
 use crate::graph::NodeId;
 use crate::store::Timestamp;
@@ -15,6 +15,7 @@ const PROGRESS_MS: u64 = 10_000;
 pub struct Lines {
     paint: Paint,
     last_progress: HashMap<NodeId, Timestamp>,
+    last_push: Timestamp,
 }
 
 impl Lines {
@@ -22,6 +23,7 @@ impl Lines {
         Lines {
             paint,
             last_progress: HashMap::new(),
+            last_push: Timestamp(0),
         }
     }
 
@@ -110,6 +112,17 @@ impl Lines {
                 log_tail,
                 ..
             } => self.finished(id, *state, *seconds, message.as_deref(), hint.as_deref(), log_tail),
+            Event::Pushing { address, left, .. } => {
+                if at.0.saturating_sub(self.last_push.0) < PROGRESS_MS {
+                    return Vec::new();
+                }
+                self.last_push = at;
+                let text = pushing(event).unwrap_or_default();
+                vec![
+                    self.paint
+                        .dim(&format!("pushing   {left} results to {address}: {text}")),
+                ]
+            }
             Event::RunFinished { .. } => Vec::new(),
         }
     }
@@ -149,6 +162,28 @@ fn progress(done: f64, total: Option<f64>, unit: Option<&str>, message: Option<&
         text.push_str(message);
     }
     text.replace("  ", " ")
+}
+
+/// Returns how far pushes are, how fast, and how long they will take: `120 MB of 500 MB, 40 MB/s, about 9.5 s left`.
+pub fn pushing(event: &Event) -> Option<String> {
+    let Event::Pushing {
+        done_bytes,
+        total_bytes,
+        seconds,
+        ..
+    } = event
+    else {
+        return None;
+    };
+    let rate = *done_bytes as f64 / seconds.max(1e-3);
+    let left = total_bytes.saturating_sub(*done_bytes) as f64 / rate.max(1.0);
+    Some(format!(
+        "{} of {}, {}/s, about {} left",
+        bytes(*done_bytes),
+        bytes(*total_bytes),
+        bytes(rate as u64),
+        duration(left)
+    ))
 }
 
 /// A worker's log must not move the cursor or set the colours of the terminal that shows it.

@@ -75,6 +75,7 @@ pub fn describe_cause(node: &PlannedNode) -> String {
         (Some(Cause::LeftOut), _) => "not cached, and the selection leaves it out: a run fails here".to_owned(),
         (Some(Cause::Rerun), _) => "--rerun".to_owned(),
         (Some(Cause::BlobMissing), _) => "a blob of its result is missing".to_owned(),
+        (Some(Cause::Untrusted), _) => "its record is not signed by anyone whom volvelle.yaml trusts".to_owned(),
         (Some(Cause::New), _) => "never run".to_owned(),
         (Some(Cause::Upstream), Some(root)) => format!("after {root}"),
         (Some(Cause::Upstream), None) => "its inputs were made again with other bytes".to_owned(),

@@ -13,27 +13,25 @@ pub struct BadUnit {
 }
 
 /// Returns the bytes that a text means: a number, and B, KB, MB, GB, TB (powers of 1000) or KiB to TiB (of 1024).
+///
+/// # Errors
+/// It has no such unit, or is more than any disk holds.
 pub fn parse_size(text: &str) -> Result<u64, BadUnit> {
-    let units = [
-        ("", 1.0),
-        ("B", 1.0),
-        ("KB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("TB", 1e12),
-        ("K", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("KIB", 1024.0),
-        ("MIB", 1_048_576.0),
-        ("GIB", 1_073_741_824.0),
-        ("TIB", 1_099_511_627_776.0),
-    ];
+    const KI: f64 = 1024.0;
+    let (decimal, binary) = ([1e3, 1e6, 1e9, 1e12], [KI, KI * KI, KI * KI * KI, KI * KI * KI * KI]);
+    let prefixes = ["K", "M", "G", "T"].into_iter().zip(decimal.into_iter().zip(binary));
+    let mut units = vec![("B".to_owned(), 1.0)];
+    for (prefix, (decimal, binary)) in prefixes {
+        units.extend(["", "B"].map(|end| (format!("{prefix}{end}"), decimal)));
+        units.extend(["I", "IB"].map(|end| (format!("{prefix}{end}"), binary)));
+    }
     parse(text, &units, "a size, such as 500GB or 20GiB").map(|bytes| bytes as u64)
 }
 
-/// Returns the time that a text means: a number and s, m, h, d or w.
+/// Returns the time that a text means: a number and s, m (or min), h, d or w.
+///
+/// # Errors
+/// It has no such unit.
 pub fn parse_age(text: &str) -> Result<Duration, BadUnit> {
     let units = [
         ("S", 1.0),
@@ -50,7 +48,7 @@ pub fn parse_age(text: &str) -> Result<Duration, BadUnit> {
     })
 }
 
-fn parse(text: &str, units: &[(&str, f64)], expected: &'static str) -> Result<f64, BadUnit> {
+fn parse(text: &str, units: &[(impl AsRef<str>, f64)], expected: &'static str) -> Result<f64, BadUnit> {
     let bad = || BadUnit {
         text: text.to_owned(),
         expected,
@@ -61,7 +59,7 @@ fn parse(text: &str, units: &[(&str, f64)], expected: &'static str) -> Result<f6
         .unwrap_or(trimmed.len());
     let number: f64 = trimmed[..split].parse().map_err(|_| bad())?;
     let unit = trimmed[split..].trim().to_ascii_uppercase();
-    let factor = units.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?.1;
+    let factor = units.iter().find(|(name, _)| name.as_ref() == unit).ok_or_else(bad)?.1;
     let value = number * factor;
     (value < 9e18).then_some(value).ok_or_else(bad)
 }
@@ -97,7 +95,7 @@ mod tests {
     #[test]
     fn units_are_those_of_disks_and_of_memory() {
         let sizes = [
-            ("12", 12),
+            ("12 B", 12),
             ("1.5 kb", 1500),
             ("2GiB", 2 << 30),
             ("7T", 7_000_000_000_000),
@@ -105,7 +103,7 @@ mod tests {
         for (text, bytes) in sizes {
             assert_eq!(parse_size(text).ok(), Some(bytes), "{text}");
         }
-        for text in ["", "GB", "1 XB", "-1GB", "1e400", "99999999TB", "1.2.3"] {
+        for text in ["", "12", "GB", "1 XB", "-1GB", "1e400", "99999999TB", "1.2.3"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert_eq!(parse_age("36h").ok(), Some(Duration::from_secs(129_600)));

@@ -330,7 +330,7 @@ pub fn code(plugin: &Plugin, cache: Option<&dyn DigestCache>) -> Result<Code, Co
         }
     }
     let files = Value::Object(files);
-    match Digest::of_value("volvelle code v1", &files) {
+    match Digest::of_code(&files) {
         Ok(digest) => Ok(Code { digest, files }),
         Err(_) => Err(CodeError::File(FileError::Name {
             path: plugin.dir.clone(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::mistake::Mistake;
 use super::yaml::{Item, Tree};
+use crate::settings::{parse_age, parse_size};
 
 /// The names that `resources` may have.
 pub const NAMES: [&str; 6] = ["cpu", "gpu", "mem", "timeout", "retries", "priority"];
@@ -91,50 +92,17 @@ impl Resources {
 
 /// Reads a size: a number of bytes, or a text with a unit.
 fn bytes(value: &Value) -> Option<u64> {
-    if let Some(number) = value.as_u64() {
-        return Some(number);
-    }
-    let (number, unit) = number_and_unit(value.as_str()?)?;
-    let factor: f64 = match unit.to_ascii_lowercase().as_str() {
-        "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "t" | "tb" => 1e12,
-        "ki" | "kib" => 1024.0,
-        "mi" | "mib" => 1024f64.powi(2),
-        "gi" | "gib" => 1024f64.powi(3),
-        "ti" | "tib" => 1024f64.powi(4),
-        _ => return None,
-    };
-    let bytes = number * factor;
-    (1.0..1e18).contains(&bytes).then_some(bytes as u64)
+    let number = value.as_u64().or_else(|| parse_size(value.as_str()?).ok());
+    number.filter(|bytes| value.is_number() || *bytes > 0)
 }
 
 /// Reads a time: a number of seconds, or a text with a unit.
 fn duration(value: &Value) -> Option<Duration> {
     let seconds = match value.as_f64() {
         Some(seconds) => seconds,
-        None => {
-            let (number, unit) = number_and_unit(value.as_str()?)?;
-            let factor = match unit {
-                "s" => 1.0,
-                "m" | "min" => 60.0,
-                "h" => 3600.0,
-                "d" => 86400.0,
-                _ => return None,
-            };
-            number * factor
-        }
+        None => parse_age(value.as_str()?).ok()?.as_secs_f64(),
     };
     (seconds > 0.0 && seconds < 1e9).then(|| Duration::from_secs_f64(seconds))
-}
-
-fn number_and_unit(text: &str) -> Option<(f64, &str)> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let number = text[..end].parse().ok()?;
-    Some((number, text[end..].trim()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
-use super::blob::{Prepared, hash_file};
+use super::blob::{Prepared, Source, hash_file};
 use super::error::{IoContext, StoreError};
 use super::{Store, durable};
 use crate::digest::Digest;
@@ -77,6 +77,12 @@ impl Store {
         })
     }
 
+    /// Returns how much of a blob an earlier transfer left; none if nothing is there.
+    pub fn incoming_length(&self, digest: Digest) -> Option<u64> {
+        let found = fs::metadata(self.root().join("incoming").join(digest.to_string()));
+        found.ok().map(|found| found.len())
+    }
+
     /// Makes blobs of a group of received files, all durable when it returns, after it has read and checked each.
     ///
     /// # Errors
@@ -85,7 +91,7 @@ impl Store {
         let mut prepared = Vec::new();
         for incoming in &group {
             let (digest, size) = (incoming.digest, incoming.size);
-            let mut source = Some(incoming.path.clone());
+            let mut source = Some(Source::Output(incoming.path.clone()));
             // A longer one was left by a transfer of something else or was tampered with; the hash will tell.
             if hash_file(&incoming.path)? != (digest, size) {
                 fs::remove_file(&incoming.path).at("remove", &incoming.path)?;

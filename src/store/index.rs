@@ -16,13 +16,16 @@ use super::history::{self, Chunk, Chunks, RecordHistory, Summary};
 use super::lock::NamedLock;
 use super::record::{self, Record};
 use super::{Store, durable};
-use crate::digest::{Digest, DigestCache, FileStat, RecipeKey};
+use crate::digest::{Digest, DigestCache, FileStat, FolderStat, RecipeKey};
 
 /// Changes when the meaning of what is stored does; another number means building it again.
 const FORMAT: &[u8] = b"3";
 
 /// Below this, hashing a file again costs less than opening the index.
 const WORTH_REMEMBERING_BYTES: u64 = 4 << 20;
+
+/// The same for the number of files in a folder.
+const WORTH_REMEMBERING_FILES: u64 = 1000;
 
 /// How much memory sled may keep pages in; history is asked for a few nodes at a time.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -37,6 +40,24 @@ pub(crate) struct Slot(Mutex<Option<Index>>);
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Slot")
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        close(self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+}
+
+/// Closes the index. sled flushes then, and panics where the disk refuses that; whoever opens it next finds out.
+fn close(slot: &mut Option<Index>) {
+    if let Some(index) = slot.take()
+        && let Outcome::Failed(error) = quietly(move || {
+            drop(index);
+            Some(Ok::<(), String>(()))
+        })
+    {
+        tracing::debug!(error, "the index could not be flushed when it was closed");
     }
 }
 
@@ -90,7 +111,7 @@ impl Store {
 
     /// Closes the index, so that other processes can use it.
     pub fn close_index(&self) {
-        *self.index.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+        close(&mut self.index.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
     /// Visits every record there is, from the files.
@@ -129,10 +150,27 @@ impl Store {
             Outcome::Done(value) => Some(value),
             Outcome::Closed => None,
             Outcome::Failed(error) => {
-                *slot = None;
+                close(&mut slot);
                 self.move_index_aside(&error);
                 None
             }
+        }
+    }
+
+    /// Returns what is wrong with the index, if anything. A copy of it is looked at, since sled writes when it opens; one that
+    /// another process has, or that can't be copied, is not looked at.
+    pub(super) fn index_damage(&self) -> Option<String> {
+        let path = self.root().join("index");
+        let _lock = self.claim_named("index").ok()??;
+        let copy = tempfile::tempdir().ok()?;
+        copy_folder(&path, copy.path()).ok()?;
+        let read = || {
+            let (_db, history, files) = open(copy.path())?;
+            history.iter().chain(files.iter()).try_for_each(|item| item.map(|_| ()))
+        };
+        match quietly(|| Some(read().map_err(|error| error.to_string()))) {
+            Outcome::Failed(error) => Some(error),
+            Outcome::Done(()) | Outcome::Closed => None,
         }
     }
 
@@ -160,7 +198,7 @@ impl Store {
         None
     }
 
-    fn move_index_aside(&self, error: &str) {
+    pub(super) fn move_index_aside(&self, error: &str) {
         let folder = self.root().join("quarantine");
         let aside = durable::unique_path(&folder);
         let moved = fs::create_dir_all(&folder).and_then(|()| fs::rename(self.root().join("index"), &aside));
@@ -174,20 +212,19 @@ impl Store {
 impl Index {
     /// Reads the records that were written since the last time.
     fn catch_up(&self, store: &Store) -> sled::Result<()> {
-        let journal = fs::read(store.root().join("records/journal")).unwrap_or_default();
+        let journal = store.journal();
         let seen = self
             .db
             .get("journal")?
             .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
         let known_format = self.db.get("format")?.is_some_and(|format| format == FORMAT);
-        let unread = seen
-            .filter(|_| known_format)
-            .and_then(|seen| journal.get(usize::try_from(seen).ok()?..));
-        match unread {
-            Some([]) => return Ok(()),
+        let seen = seen.filter(|_| known_format);
+        if seen == Some(journal.end()) {
+            return Ok(());
+        }
+        match seen.and_then(|seen| journal.since(seen)) {
             Some(unread) => {
-                let text = String::from_utf8_lossy(unread);
-                let keys: HashSet<RecipeKey> = text.lines().filter_map(|line| line.parse().ok()).collect();
+                let keys: HashSet<RecipeKey> = unread.collect();
                 let keys: Vec<RecipeKey> = keys.into_iter().collect();
                 for keys in keys.chunks(BATCH) {
                     let read = |key: &RecipeKey| record::read_summary(&store.sharded("records", key.0));
@@ -201,7 +238,7 @@ impl Index {
                 self.db.insert("format", FORMAT)?;
             }
         }
-        self.db.insert("journal", &(journal.len() as u64).to_be_bytes())?;
+        self.db.insert("journal", &journal.end().to_be_bytes())?;
         self.db.flush()?;
         Ok(())
     }
@@ -234,28 +271,66 @@ struct RememberedFile {
     digest: Digest,
 }
 
+#[derive(Serialize, Deserialize)]
+struct RememberedFolder {
+    stat: FolderStat,
+    digest: Digest,
+}
+
 impl DigestCache for Store {
     fn get(&self, path: &Path, stat: &FileStat) -> Option<Digest> {
         if stat.size_bytes < WORTH_REMEMBERING_BYTES {
             return None;
         }
-        let value = self.with_index(|index| index.files.get(path.as_os_str().as_encoded_bytes()))??;
-        let remembered: RememberedFile = serde_json::from_slice(&value).ok()?;
+        let remembered: RememberedFile = self.remembered(path.as_os_str().as_encoded_bytes())?;
         (remembered.stat == *stat).then_some(remembered.digest)
     }
 
     fn put(&self, path: &Path, stat: &FileStat, digest: Digest) {
-        if stat.size_bytes < WORTH_REMEMBERING_BYTES {
-            return;
+        if stat.size_bytes >= WORTH_REMEMBERING_BYTES {
+            let remembered = RememberedFile { stat: *stat, digest };
+            self.remember(path.as_os_str().as_encoded_bytes(), &remembered);
         }
-        let value = serde_json::to_vec(&RememberedFile { stat: *stat, digest }).expect("a stat is plain data");
-        self.with_index(|index| {
-            index
-                .files
-                .insert(path.as_os_str().as_encoded_bytes(), value)
-                .map(|_| ())
-        });
     }
+
+    fn get_folder(&self, path: &Path, stat: &FolderStat) -> Option<Digest> {
+        if !is_worth_remembering(stat) {
+            return None;
+        }
+        let remembered: RememberedFolder = self.remembered(&folder_key(path))?;
+        (remembered.stat == *stat).then_some(remembered.digest)
+    }
+
+    fn put_folder(&self, path: &Path, stat: &FolderStat, digest: Digest) {
+        if is_worth_remembering(stat) {
+            self.remember(&folder_key(path), &RememberedFolder { stat: *stat, digest });
+        }
+    }
+}
+
+impl Store {
+    /// Returns what the index knows of an outside file or folder, unless nothing is to be believed.
+    fn remembered<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Option<T> {
+        if self.is_paranoid() {
+            return None;
+        }
+        let value = self.with_index(|index| index.files.get(key))??;
+        serde_json::from_slice(&value).ok()
+    }
+
+    fn remember<T: Serialize>(&self, key: &[u8], value: &T) {
+        let value = serde_json::to_vec(value).expect("a stat is plain data");
+        self.with_index(|index| index.files.insert(key, value).map(|_| ()));
+    }
+}
+
+fn is_worth_remembering(stat: &FolderStat) -> bool {
+    stat.size_bytes >= WORTH_REMEMBERING_BYTES || stat.num_files >= WORTH_REMEMBERING_FILES
+}
+
+/// No path ends with a zero byte, so a folder is never taken for a file that lay there earlier.
+fn folder_key(path: &Path) -> Vec<u8> {
+    [path.as_os_str().as_encoded_bytes(), b"\0"].concat()
 }
 
 fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {
@@ -273,6 +348,20 @@ fn open(path: &Path) -> sled::Result<(sled::Db, sled::Tree, sled::Tree)> {
         db.drop_tree(name)?;
     }
     Ok((db, history, files))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&to)?;
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 enum Outcome<T> {

@@ -11,6 +11,7 @@ use super::artifact::Artifact;
 use super::clock::Timestamp;
 use super::history::Summary;
 use super::record::Record;
+use super::signature::PublicKey;
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
 /// Names the bytes of all inputs of a node, in their order: half a digest, which is plenty beside a recipe key.
@@ -46,6 +47,8 @@ pub struct Known {
     pub artifacts: Box<[(Box<str>, Artifact)]>,
     /// The time that the worker took.
     pub seconds: f32,
+    /// Who signed the record: whom the project trusts, if there is one of those.
+    pub signer: Option<PublicKey>,
 }
 
 impl Known {
@@ -57,8 +60,8 @@ impl Known {
             .map(|(_, artifact)| artifact)
     }
 
-    /// Returns what is known by a record.
-    pub fn of(record: &Record) -> Known {
+    /// Returns what is known by a record that somebody signed, or nobody.
+    pub fn of(record: &Record, signer: Option<PublicKey>) -> Known {
         let inputs: BTreeMap<String, OneOrMany> = record
             .content
             .get("inputs")
@@ -70,6 +73,7 @@ impl Known {
             inputs: InputsDigest::of_preimage(&inputs),
             artifacts: boxed(record.artifacts.clone()),
             seconds: record.seconds as f32,
+            signer,
         }
     }
 }
@@ -141,13 +145,14 @@ impl SummaryExcerpt {
 }
 
 impl Excerpt {
-    pub fn into_known(self) -> Option<Known> {
+    pub fn into_known(self, signer: Option<PublicKey>) -> Option<Known> {
         (self.format == Record::FORMAT).then(|| Known {
             recipe_key: self.recipe_key,
             content_key: self.content_key,
             inputs: InputsDigest::of_preimage(&self.content.inputs),
             artifacts: boxed(self.artifacts),
             seconds: self.seconds as f32,
+            signer,
         })
     }
 }

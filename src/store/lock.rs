@@ -51,7 +51,7 @@ impl Store {
         let path = self.root().join("locks/keys");
         let file = loop {
             let file = open(&path)?;
-            if !lock_range(&file, start_of(key)).at("lock", &path)? {
+            if !lock_byte(&file, start_of(key), Hold::Alone, Wait::No).at("lock", &path)? {
                 return Ok(Claim::Taken(self.holder(key)));
             }
             // If somebody removed the file in between, it is one that nobody else will find.
@@ -136,22 +136,51 @@ fn place_of(key: ContentKey) -> u64 {
     start_of(key) as u64 % PLACES * PLACE_BYTES as u64
 }
 
+/// How a byte of a file of locks is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// By one description of the file.
+    Alone,
+    /// By any number of them, while nobody holds it alone.
+    Shared,
+    /// Not any more.
+    Free,
+}
+
+/// What to do about a byte that somebody else holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    UntilFree,
+}
+
 /// Locks one byte of a file for as long as this description of it is open; false if it is locked by another one.
-fn lock_range(file: &File, start: i64) -> std::io::Result<bool> {
+pub(super) fn lock_byte(file: &File, start: i64, hold: Hold, wait: Wait) -> std::io::Result<bool> {
     // SAFETY: `flock` is plain old data, for which zeros are a value; what matters of it is set below.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = libc::F_WRLCK as libc::c_short;
+    range.l_type = match hold {
+        Hold::Alone => libc::F_WRLCK,
+        Hold::Shared => libc::F_RDLCK,
+        Hold::Free => libc::F_UNLCK,
+    } as libc::c_short;
     range.l_whence = libc::SEEK_SET as libc::c_short;
     range.l_start = start;
     range.l_len = 1;
-    // SAFETY: the descriptor is open as long as `file` lives, and `range` is a valid `flock` for the whole call.
-    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
-    if locked == 0 {
-        return Ok(true);
-    }
-    let error = std::io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
-        _ => Err(error),
+    let command = match wait {
+        Wait::No => libc::F_OFD_SETLK,
+        Wait::UntilFree => libc::F_OFD_SETLKW,
+    };
+    loop {
+        // SAFETY: the descriptor is open as long as `file` lives, and `range` is a valid `flock` for the whole call.
+        let locked = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const range) };
+        if locked == 0 {
+            return Ok(true);
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EAGAIN | libc::EACCES) if wait == Wait::No => return Ok(false),
+            _ => return Err(error),
+        }
     }
 }

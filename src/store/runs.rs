@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::clock::Timestamp;
 use super::durable;
-use super::error::{IoContext, StoreError};
+use super::error::{IoContext, StoreError, is_read_only};
 use super::process::Owner;
 
 /// Names a run by the time of its start: `20261122-154935-1f3a`. Later runs sort after earlier ones.
@@ -84,8 +84,17 @@ impl RunFolder {
 }
 
 impl Store {
-    /// Makes the folder of a new run, which belongs to this process.
-    pub fn start_run(&self, pipeline: &str, file: PathBuf) -> Result<(RunFolder, RunState), StoreError> {
+    /// Makes the folder of a new run, which belongs to this process. `list` writes into it which nodes it is about.
+    ///
+    /// From here on `gc` spares these nodes, so it comes before anything is decided about them; see `guard`. A run without
+    /// a list keeps `gc` from removing anything.
+    pub fn start_run(
+        &self,
+        pipeline: &str,
+        file: PathBuf,
+        list: impl FnOnce(&RunFolder),
+    ) -> Result<(RunFolder, RunState), StoreError> {
+        let _guard = self.use_guard()?;
         let started = Timestamp::now();
         let runs = self.root().join("runs");
         for salt in 0u32.. {
@@ -106,15 +115,28 @@ impl Store {
                         ended: None,
                         counts: BTreeMap::new(),
                     };
+                    let folder = RunFolder { id, path };
+                    list(&folder);
                     self.write_run(&state)?;
-                    return Ok((RunFolder { id, path }, state));
+                    return Ok((folder, state));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => durable::make_folder(&runs)?,
-                Err(error) => return Err(error).at("create", &path),
+                Err(error) => return Err(error).at("create", &path).map_err(|error| self.unwritable(error)),
             }
         }
         unreachable!("some number is free")
+    }
+
+    /// Says of a cache that can't be written at all what that means.
+    pub(super) fn unwritable(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Io { source, .. } if is_read_only(source.kind()) => StoreError::ReadOnly {
+                path: self.root().to_path_buf(),
+                source,
+            },
+            other => other,
+        }
     }
 
     /// Writes the state of a run. A torn file after a power cut reads as a run that was killed, so no flush is paid.
@@ -171,20 +193,22 @@ impl Store {
 
     /// Removes what dead processes left in `tmp/`.
     pub fn remove_stale(&self) {
-        for entry in fs::read_dir(self.tmp()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if !self.is_stale(name) {
-                continue;
-            }
-            if let Err(error) = durable::remove_tree(&entry.path()) {
+        for path in self.stale() {
+            if let Err(error) = durable::remove_tree(&path) {
                 tracing::warn!(%error, "what a dead run left could not be removed");
             }
         }
     }
 
+    /// Returns what dead processes left in `tmp/`.
+    pub(super) fn stale(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.tmp()).into_iter().flatten().flatten();
+        let stale = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| self.is_stale(name)));
+        stale.map(|entry| entry.path()).collect()
+    }
+
     /// Attempts are named `RUN.NODE`; files that are being written `wPID-...`.
-    fn is_stale(&self, name: &str) -> bool {
+    pub(super) fn is_stale(&self, name: &str) -> bool {
         match name.split_once('.') {
             Some((run, _)) => self
                 .run_state(run)

@@ -7,9 +7,11 @@
 //!
 //! ```text
 //! magic  digest of the rest  journal length  time of writing  times of 256 folders
-//! number of entries, artifacts, names
-//! entries, sorted by recipe key: recipe key, content key, inputs digest, stamp, seconds, first artifact, number of them
+//! number of entries, artifacts, signers, names
+//! entries, sorted by recipe key: recipe key, content key, inputs digest, stamp, seconds, first artifact, number of them,
+//!     number of the signer from 1, or 0
 //! artifacts: digest, manifest, size, files, name, whether there is a manifest
+//! signers: public key
 //! names: length, bytes
 //! ```
 //! All numbers are little-endian.
@@ -18,17 +20,21 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
+
+use rayon::prelude::*;
 
 use super::Store;
 use super::artifact::Artifact;
 use super::known::{InputsDigest, Known};
+use super::signature::PublicKey;
 use super::{durable, record};
 use crate::digest::{ContentKey, Digest, RecipeKey};
 
-const MAGIC: &[u8; 8] = b"vvsnap01";
+const MAGIC: &[u8; 8] = b"vvsnap02";
 const SHARDS: usize = 256;
-const HEADER: usize = 8 + 32 + 8 + 8 + SHARDS * 8 + 12;
-const ENTRY: usize = 32 + 32 + 16 + 8 + 4 + 4 + 4;
+const HEADER: usize = 8 + 32 + 8 + 8 + SHARDS * 8 + 16;
+const ENTRY: usize = 32 + 32 + 16 + 8 + 4 + 4 + 4 + 4;
 const ARTIFACT: usize = 32 + 32 + 8 + 8 + 2 + 2;
 
 /// A folder that was changed this shortly before the snapshot was written may have been changed again within the same
@@ -38,12 +44,16 @@ const TICK_NS: u64 = 50_000_000;
 /// Fewer new records than this are cheaper to read one by one the next time than to write the snapshot anew.
 const WORTH_WRITING: usize = 64;
 
+/// A longer journal is shortened after a run, if that costs nothing.
+const LONG_JOURNAL: u64 = 1 << 20;
+
 /// What is known of all records at some time.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     bytes: Vec<u8>,
     num_entries: usize,
     artifacts_at: usize,
+    signers_at: usize,
     names: Vec<Box<str>>,
     journal_len: u64,
     /// For each folder of records, whether nothing in it was changed since.
@@ -80,9 +90,11 @@ impl Snapshot {
         }
         let num_entries = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_artifacts = u32_at(&bytes, take(&mut at, 4))? as usize;
+        let num_signers = u32_at(&bytes, take(&mut at, 4))? as usize;
         let num_names = u32_at(&bytes, take(&mut at, 4))?;
         let artifacts_at = num_entries.checked_mul(ENTRY)?.checked_add(at)?;
-        at = num_artifacts.checked_mul(ARTIFACT)?.checked_add(artifacts_at)?;
+        let signers_at = num_artifacts.checked_mul(ARTIFACT)?.checked_add(artifacts_at)?;
+        at = num_signers.checked_mul(32)?.checked_add(signers_at)?;
         let mut names = Vec::new();
         for _ in 0..num_names {
             let len = u16_at(&bytes, take(&mut at, 2))? as usize;
@@ -96,6 +108,7 @@ impl Snapshot {
         let snapshot = Snapshot {
             num_entries,
             artifacts_at,
+            signers_at,
             names,
             journal_len,
             is_same: Vec::new(),
@@ -150,7 +163,15 @@ impl Snapshot {
         })
     }
 
-    fn known(&self, idx: u32) -> Known {
+    /// Returns all that is known of something that was found.
+    pub fn known(&self, found: &Found) -> Known {
+        match found {
+            Found::Entry(idx) => self.entry_known(*idx),
+            Found::Record(known) => Known::clone(known),
+        }
+    }
+
+    fn entry_known(&self, idx: u32) -> Known {
         let entry = self.entry(idx as usize);
         Known {
             recipe_key: RecipeKey(digest_at(entry, 0)),
@@ -161,7 +182,31 @@ impl Snapshot {
                 .map(|(name, artifact)| (name.into(), artifact))
                 .collect(),
             seconds: f32::from_bits(u32_at(entry, 88).unwrap_or_default()),
+            signer: self.signer(&Found::Entry(idx)),
         }
+    }
+
+    /// Returns who signed the record of something that was found.
+    pub fn signer(&self, found: &Found) -> Option<PublicKey> {
+        match found {
+            Found::Record(known) => known.signer,
+            Found::Entry(idx) => {
+                let number = u32_at(self.entry(*idx as usize), 100)?.checked_sub(1)? as usize;
+                let at = self.signers_at + number * 32;
+                let key = self.bytes.get(at..at + 32)?.try_into().ok()?;
+                Some(PublicKey(key))
+            }
+        }
+    }
+
+    /// Returns whether it knows of no record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.num_entries == 0
+    }
+
+    /// Returns all recipe keys that it knows, whether or not they still hold.
+    pub(super) fn recipe_keys(&self) -> impl Iterator<Item = RecipeKey> + '_ {
+        (0..self.num_entries).map(|idx| RecipeKey(self.key(idx)))
     }
 
     /// Returns the inputs that something was made from.
@@ -207,7 +252,49 @@ impl Snapshot {
     }
 }
 
+/// What a look at the whole snapshot tells.
+pub(super) enum SnapshotState {
+    /// It says what the records say, or there is none.
+    Good,
+    /// It is not what was written, which is noticed by whoever reads it.
+    Torn,
+    /// It claims to know a record and says something else.
+    Wrong(RecipeKey),
+}
+
 impl Store {
+    /// Compares the snapshot with the records that are good.
+    pub(super) fn check_snapshot(&self, is_good: impl Fn(RecipeKey) -> bool + Sync) -> SnapshotState {
+        let Ok(bytes) = fs::read(self.snapshot_path()) else {
+            return SnapshotState::Good;
+        };
+        let Some((snapshot, _)) = Snapshot::parse(bytes) else {
+            return SnapshotState::Torn;
+        };
+        let wrong = (0..snapshot.num_entries).into_par_iter().find_map_any(|idx| {
+            let key = RecipeKey(snapshot.key(idx));
+            let path = self.sharded("records", key.0);
+            // An entry of another stamp is not believed anyway.
+            let is_same = || stamp(&path) == Some(snapshot.stamp(idx));
+            if !is_good(key) || !is_same() {
+                return None;
+            }
+            let known = record::read_known(&path, self.trust())?;
+            // Of several signers the entry has one that was trusted when it was written.
+            let entry = Known {
+                signer: known.signer,
+                ..snapshot.entry_known(idx as u32)
+            };
+            (known != entry && is_same()).then_some(key)
+        });
+        wrong.map_or(SnapshotState::Good, SnapshotState::Wrong)
+    }
+
+    /// Removes the snapshot, which is written again by the next run; returns whether it is gone.
+    pub(super) fn remove_snapshot(&self) -> bool {
+        fs::remove_file(self.snapshot_path()).is_ok()
+    }
+
     /// Reads the snapshot; an empty one where there is none that can be read.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_at(&self.shard_times())
@@ -233,11 +320,14 @@ impl Store {
         if let Some(idx) = snapshot.position(key) {
             let is_same = (!now && snapshot.is_same[key.0.0[0] as usize])
                 || stamp(&self.sharded("records", key.0)) == Some(snapshot.stamp(idx as usize));
-            if is_same {
-                return Some(Found::Entry(idx));
+            let found = Found::Entry(idx);
+            // Of several signers the entry has one, and the project may trust another one by now.
+            if is_same && self.trust().accepts(snapshot.signer(&found)) {
+                return Some(found);
             }
         }
-        let known = record::read_known(&self.sharded("records", key.0)).filter(|known| known.recipe_key == key)?;
+        let known =
+            record::read_known(&self.sharded("records", key.0), &self.trust).filter(|known| known.recipe_key == key)?;
         Some(Found::Record(known.into()))
     }
 
@@ -256,23 +346,29 @@ impl Store {
 
     /// Brings snapshot and index up to date if enough records were written since, so that the next command needn't.
     pub fn refresh(&self) {
-        if self.refresh_snapshot() {
+        if self.refresh_snapshot(false) {
             self.catch_up_index();
+            self.shorten_journal_to_snapshot(LONG_JOURNAL, Duration::ZERO);
         }
     }
 
-    /// Writes the snapshot anew if it is worth it. Whoever comes last wins; all are right.
-    fn refresh_snapshot(&self) -> bool {
+    /// Shortens a journal of more than so many bytes to what the snapshot does not have.
+    pub(super) fn shorten_journal_to_snapshot(&self, max_bytes: u64, patience: Duration) {
+        // Without a snapshot there is nothing to go by, and position 0 drops nothing.
+        self.shorten_long_journal(self.snapshot().journal_len, max_bytes, patience);
+    }
+
+    /// Writes the snapshot anew if it is worth it, or in any case. Whoever comes last wins; all are right.
+    pub(super) fn refresh_snapshot(&self, in_any_case: bool) -> bool {
         // Before anything is read: what is written meanwhile counts as changed.
         let written_ns = now_ns();
         let times = self.shard_times();
         let old = self.snapshot_at(&times);
-        let journal = fs::read(self.journal_path()).unwrap_or_default();
-        let unread = usize::try_from(old.journal_len).ok().and_then(|len| journal.get(len..));
+        let journal = self.journal();
+        let unread = journal.since(old.journal_len);
         let is_new = old.num_entries == 0 || unread.is_none();
-        let unread = String::from_utf8_lossy(unread.unwrap_or_default());
-        let fresh: Vec<RecipeKey> = unread.lines().filter_map(|line| line.parse().ok()).collect();
-        if fresh.len() < WORTH_WRITING && (!is_new || journal.is_empty()) {
+        let fresh: Vec<RecipeKey> = unread.into_iter().flatten().collect();
+        if !in_any_case && fresh.len() < WORTH_WRITING && (!is_new || journal.end() == 0) {
             return false;
         }
         let mut entries: Vec<(Known, u64)> = Vec::new();
@@ -280,7 +376,7 @@ impl Store {
             self.each_record_file(|path| {
                 // The same file has a second name under the content key.
                 let is_by_recipe = |entry: &(Known, u64)| path == self.sharded("records", entry.0.recipe_key.0);
-                entries.extend(read_entry(path).filter(is_by_recipe));
+                entries.extend(self.read_entry(path).filter(is_by_recipe));
             });
         } else {
             let fresh: HashSet<RecipeKey> = fresh.into_iter().collect();
@@ -288,17 +384,17 @@ impl Store {
                 let key = old.key(idx);
                 let is_same = || stamp(&self.sharded("records", key)) == Some(old.stamp(idx));
                 if !fresh.contains(&RecipeKey(key)) && (old.is_same[key.0[0] as usize] || is_same()) {
-                    entries.push((old.known(idx as u32), old.stamp(idx)));
+                    entries.push((old.entry_known(idx as u32), old.stamp(idx)));
                 }
             }
             entries.extend(
                 fresh
                     .iter()
-                    .filter_map(|key| read_entry(&self.sharded("records", key.0))),
+                    .filter_map(|key| self.read_entry(&self.sharded("records", key.0))),
             );
         }
         drop(old);
-        let Some(bytes) = encode(entries, journal.len() as u64, written_ns, &times) else {
+        let Some(bytes) = encode(entries, journal.end(), written_ns, &times) else {
             return true;
         };
         let temporary = durable::unique_path(&self.tmp());
@@ -309,6 +405,13 @@ impl Store {
             let _ = fs::remove_file(&temporary);
         }
         true
+    }
+
+    /// Reads what the snapshot keeps of a record file.
+    fn read_entry(&self, path: &Path) -> Option<(Known, u64)> {
+        // The stamp comes first: if the file is replaced in between, it won't match.
+        let stamp = stamp(path)?;
+        Some((record::read_known(path, &self.trust)?, stamp))
     }
 
     fn snapshot_path(&self) -> std::path::PathBuf {
@@ -323,13 +426,6 @@ impl Store {
             metadata.map_or(0, |metadata| mtime_ns(&metadata))
         })
     }
-}
-
-/// Reads what the snapshot keeps of a record file.
-fn read_entry(path: &Path) -> Option<(Known, u64)> {
-    // The stamp comes first: if the file is replaced in between, it won't match.
-    let stamp = stamp(path)?;
-    Some((record::read_known(path)?, stamp))
 }
 
 fn mtime_ns(metadata: &fs::Metadata) -> u64 {
@@ -370,7 +466,10 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
     if names.len() > usize::from(u16::MAX) || names.iter().any(|name| name.len() > usize::from(u16::MAX)) {
         return None;
     }
-    for count in [entries.len(), num_artifacts, names.len()] {
+    let mut signers: Vec<PublicKey> = entries.iter().filter_map(|(known, _)| known.signer).collect();
+    signers.sort_unstable();
+    signers.dedup();
+    for count in [entries.len(), num_artifacts, signers.len(), names.len()] {
         bytes.extend_from_slice(&(count as u32).to_le_bytes());
     }
     let mut first = 0u32;
@@ -384,6 +483,9 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
         bytes.extend_from_slice(&first.to_le_bytes());
         bytes.extend_from_slice(&count.to_le_bytes());
         first += count;
+        let signer = known.signer.and_then(|signer| signers.binary_search(&signer).ok());
+        let number = signer.map_or(0, |idx| idx as u32 + 1);
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
     for (name, artifact) in entries.iter().flat_map(|(known, _)| &known.artifacts) {
         bytes.extend_from_slice(&artifact.digest.0);
@@ -394,6 +496,7 @@ fn encode(mut entries: Vec<(Known, u64)>, journal_len: u64, written_ns: u64, tim
         bytes.extend_from_slice(&name.to_le_bytes());
         bytes.extend_from_slice(&u16::from(artifact.manifest.is_some()).to_le_bytes());
     }
+    signers.iter().for_each(|signer| bytes.extend_from_slice(&signer.0));
     for name in names {
         bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());

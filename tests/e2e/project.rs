@@ -33,6 +33,17 @@ impl Project {
         project
     }
 
+    /// Makes a project in memory, where there is such a place: for what is killed, and never has to survive the machine.
+    pub fn in_memory(pipeline: &str) -> Project {
+        let project = Project {
+            dir: tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .expect("a temporary folder"),
+        };
+        project.write("p.yaml", pipeline);
+        project
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -69,12 +80,17 @@ impl Project {
             "VOLVELLE_CACHE",
             "VOLVELLE_PLUGINS",
             "VOLVELLE_LOG",
+            "VOLVELLE_REMOTE",
+            "VOLVELLE_SIGNING_KEY",
+            "VOLVELLE_TOKEN",
             "CUDA_VISIBLE_DEVICES",
             "COLUMNS",
         ] {
             command.env_remove(name);
         }
         command.env("NO_COLOR", "1");
+        // Whoever runs the tests may have a signing key.
+        command.env("XDG_CONFIG_HOME", self.dir.path());
         command
     }
 
@@ -203,4 +219,124 @@ pub fn states(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
         .iter()
         .map(|(node, state)| ((*node).to_owned(), (*state).to_owned()))
         .collect()
+}
+
+/// Flips a bit of a file of the cache, as a program does that writes into it.
+pub fn flip(path: &Path, bit: usize) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bytes = fs::read(path).expect("the file is there");
+    let bit = bit % (8 * bytes.len());
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a file of ours");
+    fs::write(path, bytes).expect("a file that can be written");
+}
+
+/// A pseudo-random sequence. Its seed is told, and can be given as VOLVELLE_TEST_SEED, so that a failure can be had again.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(test: &str) -> Numbers {
+        let given = std::env::var("VOLVELLE_TEST_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = given.unwrap_or_else(|| now.unwrap_or_default().as_nanos() as u64 % 1_000_000_007);
+        eprintln!("{test}: VOLVELLE_TEST_SEED={seed}");
+        Numbers(seed)
+    }
+
+    /// Returns a sequence of its own for one of several threads.
+    pub fn of_thread(&self, thread: usize) -> Numbers {
+        Numbers(self.0 ^ (thread as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Returns a number below `bound` (splitmix64).
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// A run whose whole process group can be killed, and whose events are read as it tells them.
+pub struct Killable {
+    child: Child,
+    said: std::sync::Arc<std::sync::Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Killable {
+    /// Starts a command in a group of its own.
+    pub fn start(mut command: Command) -> Killable {
+        use std::io::Read;
+        use std::os::unix::process::CommandExt;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("the program starts");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        let said = std::sync::Arc::<std::sync::Mutex<String>>::default();
+        let kept = std::sync::Arc::clone(&said);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = stdout.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+                kept.lock().expect("no reader panics").push_str(&text);
+            }
+        });
+        let reader = Some(reader);
+        Killable { child, said, reader }
+    }
+
+    /// Returns the events that were read so far, without one that is not whole.
+    pub fn said(&self) -> Vec<Value> {
+        let said = self.said.lock().expect("no reader panics");
+        said.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).expect("each line is an event"))
+            .collect()
+    }
+
+    /// Returns the exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("the child can be waited for")
+    }
+
+    /// Kills the whole group; returns whether it had not ended by itself.
+    pub fn kill(&mut self) -> bool {
+        if self.ended().is_some() {
+            return false;
+        }
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // It may have ended in between.
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        let status = self.child.wait().expect("the child can be waited for");
+        status.code().is_none()
+    }
+
+    /// Waits for the end, and returns what the program said.
+    pub fn finish(mut self) -> (Option<i32>, Vec<Value>) {
+        let status = self.child.wait().expect("the child can be waited for");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("reading does not panic");
+        }
+        (status.code(), self.said())
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns the nodes that a run said it has executed.
+pub fn acknowledged(events: &[Value]) -> Vec<String> {
+    let executed = |event: &&Value| event["event"] == "node_finished" && event["state"] == "executed";
+    let id = |event: &Value| event["id"].as_str().expect("a node has a name").to_owned();
+    events.iter().filter(executed).map(id).collect()
 }

@@ -139,7 +139,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
             seeds: vec![args.seed.wrapping_add(idx as u64)],
         })
         .collect();
-    let completions = generate::generate(&model, &tokenizer, &requests, &options, |_, _| ());
+    let completions = generate::generate(&model, &tokenizer, &requests, &options, &mut |_, _| ())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for completion in completions.iter().flatten() {
         let text = tokenizer.decode(&completion.ids, true)?;

@@ -38,8 +38,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a node; its error, or a panic, becomes an error event.
+/// Runs a node; its error, or a panic, becomes an error event. To be stopped is no error.
 fn work(request: &std::path::Path) -> ExitCode {
+    /// What a shell reports of a program that SIGTERM ended.
+    const TERMINATED: u8 = 128 + 15;
+
     let job = match Job::open(request) {
         Ok(job) => job,
         Err(error) => return report(Err(error)),
@@ -47,6 +50,10 @@ fn work(request: &std::path::Path) -> ExitCode {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kinds::run(&job)));
     let message = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) if matches!(error.downcast_ref(), Some(lm::LmError::Stopped)) => {
+            eprintln!("ended by SIGTERM");
+            return ExitCode::from(TERMINATED);
+        }
         Ok(Err(error)) => format!("{error:#}"),
         Err(panic) => {
             let text = panic

@@ -105,6 +105,16 @@ impl Job {
         &self.request.resources
     }
 
+    /// Returns the folder of the content key, in which a killed attempt may have left something. It may not exist.
+    pub fn partial(&self) -> &Path {
+        &self.request.partial
+    }
+
+    /// Returns the content key.
+    pub fn key(&self) -> &str {
+        &self.request.key
+    }
+
     /// Parses the parameters.
     ///
     /// # Errors
@@ -179,6 +189,12 @@ impl Job {
 
     pub fn info(&self, message: &str) {
         self.emit(json!({"event": "log", "level": "info", "message": message}));
+    }
+
+    /// Reports what is of use to whoever reads the log of a node or the events of a run, and not worth a line of a terminal.
+    pub fn debug(&self, message: &str) {
+        eprintln!("{message}");
+        self.emit(json!({"event": "log", "level": "debug", "message": message}));
     }
 
     pub fn warning(&self, message: &str) {

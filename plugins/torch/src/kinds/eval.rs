@@ -1,4 +1,6 @@
 //! `eval`: samples solutions of held-out problems and counts.
+//!
+//! Batches that were finished by an attempt that was stopped are not sampled again (`saver`).
 
 use std::collections::BTreeMap;
 
@@ -7,6 +9,7 @@ use rand::Rng;
 use serde::Deserialize;
 
 use super::sampling::{Rollout, sample_solutions};
+use super::saver::{Saver, is_stop};
 use crate::formats::{Problem, ProblemScore, Sample, Scores, Tally, VERSION, read_jsonl, write_json, write_jsonl};
 use crate::lm::generate::Options;
 use crate::lm::sampler::Sampling;
@@ -16,7 +19,6 @@ use crate::verify;
 use crate::worker::Job;
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Params {
     seed: u64,
     /// Problems taken from the front; 0 takes all.
@@ -51,6 +53,9 @@ pub fn run(job: &Job) -> Result<()> {
     if problems.is_empty() {
         bail!("there are no problems to evaluate on");
     }
+    let settings = [("generation_batch_size", params.generation_batch_size)];
+    let mut saver = Saver::new(job, device, &settings)?.counting_batches();
+    saver.resume(|_, _, _| Ok(()));
     let options = Options {
         max_new_tokens: params.max_completion_length,
         sampling: Sampling {
@@ -61,19 +66,26 @@ pub fn run(job: &Job) -> Result<()> {
         eos_token_ids: tokenizer.eos_token_ids.clone(),
         stop: Vec::new(),
         max_batch_size: params.generation_batch_size,
-        num_threads: job.resources().cpu,
+        num_threads: saver.num_threads(),
     };
     let total = problems.len() * params.num_samples;
     let problem_refs: Vec<&Problem> = problems.iter().collect();
-    let rollouts = sample_solutions(
+    let sampled = sample_solutions(
         &model,
         &tokenizer,
         &problem_refs,
         params.num_samples,
         &options,
         (params.seed, "eval"),
-        |done, tokens| job.progress(done, total, "sample", &format!("{tokens} tokens")),
-    )?;
+        &mut saver.follow(0, |done, tokens| {
+            job.progress(done, total, "sample", &format!("{tokens} tokens"))
+        }),
+    );
+    let rollouts = match sampled {
+        Err(error) if is_stop(&error) => return Err(saver.stopped(|_| Ok(()))),
+        sampled => sampled?,
+    };
+    saver.generated()?;
     let scores = score(&params, &problems, &rollouts);
     job.metric("pass@1", scores.pass_at_1, None);
     job.metric("backtracks", scores.mean_backtracks, None);

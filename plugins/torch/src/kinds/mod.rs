@@ -11,8 +11,10 @@ mod report_compare;
 mod report_graph;
 mod rewrite;
 mod sampling;
+mod saver;
 mod search;
 mod sft;
+mod train_state;
 mod training;
 
 use anyhow::{Result, bail};

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rand::Rng;
 
 use crate::formats::{Problem, Sample};
-use crate::lm::generate::{Completion, Finish, Options, Request, generate};
+use crate::lm::generate::{Completion, Finish, Follower, Options, Request, generate};
 use crate::lm::{Llama, Tokenizer};
 use crate::random;
 use crate::verify;
@@ -18,6 +18,9 @@ pub struct Rollout {
 
 /// Samples `num_samples` solutions of each problem; the random numbers depend on `seed`, `purpose` and the problem's
 /// place in the list alone.
+///
+/// # Errors
+/// A problem can't be tokenized, or the worker was asked to stop.
 pub fn sample_solutions(
     model: &Llama,
     tokenizer: &Tokenizer,
@@ -25,7 +28,7 @@ pub fn sample_solutions(
     num_samples: usize,
     options: &Options,
     (seed, purpose): (u64, &str),
-    on_progress: impl FnMut(usize, usize),
+    follower: &mut impl Follower,
 ) -> Result<Vec<Vec<Rollout>>> {
     let requests = problems
         .iter()
@@ -38,7 +41,7 @@ pub fn sample_solutions(
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let completions = generate(model, tokenizer, &requests, options, on_progress);
+    let completions = generate(model, tokenizer, &requests, options, follower)?;
     problems
         .iter()
         .zip(completions)

@@ -1,20 +1,29 @@
 //! `astro.search`: one search tree for each problem, grown by the policy itself.
+//!
+//! All trees grow by one simulation at a time, so a search that was stopped goes on from the last simulation that all of
+//! them have, and within it without generating again what was finished (`saver`).
 
-use anyhow::{Context as _, Result, bail};
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::formats::{Problem, read_jsonl, write_jsonl};
+use super::saver::{Saver, is_stop};
+use crate::formats::{Problem, read_json, read_jsonl, write_json, write_jsonl};
 use crate::lm::generate::{Completion, Finish, Options, Request, generate};
 use crate::lm::sampler::Sampling;
 use crate::lm::{self, Llama, Tokenizer, device};
 use crate::random;
-use crate::search::{Candidate, Policy, Prior, Rollout, SearchConfig, State, StopWhen, search};
+use crate::search::{
+    Candidate, Observer, Policy, Prior, Progress, Rollout, SavedSearch, SavedTree, SearchConfig, State, StopWhen,
+    search,
+};
 use crate::verify::{self, Wording};
 use crate::worker::Job;
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Params {
     seed: u64,
     /// Problems taken from the front; 0 takes all.
@@ -62,23 +71,29 @@ pub fn run(job: &Job) -> Result<()> {
         revisit_terminals: params.revisit_terminals,
         stop_when: params.stop_when,
     };
+    let settings = [("generation_batch_size", params.generation_batch_size)];
+    let mut saver = Saver::new(job, device, &settings)?;
+    let saved = saver.resume(|folder, step, _| read(folder, step, problems.len()));
+    let (saved, num_calls) = saved.unzip();
+    let num_calls = Cell::new(num_calls.unwrap_or(0));
+    let saver = RefCell::new(saver);
     let mut policy = LmPolicy {
         model: lm::load(&model_dir, device, tch::Kind::Float)?,
         tokenizer: Tokenizer::load(&model_dir)?,
-        num_threads: job.resources().cpu,
-        num_calls: 0,
+        saver: &saver,
+        num_calls: &num_calls,
         params,
     };
-    let trees = search(&problems, &config, &mut policy, &mut |progress| {
-        let message = format!("{} of {} problems solved", progress.num_solved, problems.len());
-        let total = progress.num_simulations as usize;
-        let done = if progress.num_active == 0 {
-            total
-        } else {
-            progress.simulation as usize
-        };
-        job.progress(done, total, "simulation", &message);
-    })?;
+    let mut keeper = Keeper {
+        job,
+        saver: &saver,
+        num_calls: &num_calls,
+        num_calls_before: num_calls.get(),
+        num_problems: problems.len(),
+    };
+    job.progress(saver.borrow().step(), config.num_simulations as usize, "simulation", "");
+    let trees = search(&problems, &config, &mut policy, saved, &mut keeper)?;
+    saver.into_inner().finish();
     let num_solved = trees
         .iter()
         .filter(|tree| tree.nodes.iter().any(|node| node.correct == Some(true)))
@@ -96,17 +111,86 @@ pub fn run(job: &Job) -> Result<()> {
     Ok(())
 }
 
+/// Saves a search between simulations, and tells how far it is.
+struct Keeper<'a, 'j> {
+    job: &'j Job,
+    saver: &'a RefCell<Saver<'j>>,
+    num_calls: &'a Cell<u64>,
+    /// Calls before the simulation that is running.
+    num_calls_before: u64,
+    num_problems: usize,
+}
+
+/// What the trees don't say.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Counts {
+    num_simulations: u32,
+    num_calls: u64,
+}
+
+impl Observer for Keeper<'_, '_> {
+    fn simulated(&mut self, progress: Progress, save: &dyn Fn() -> SavedSearch) -> Result<()> {
+        self.num_calls_before = self.num_calls.get();
+        let (simulation, total) = (progress.simulation as usize, progress.num_simulations as usize);
+        let (done, last) = match progress.num_active {
+            0 => (total, simulation),
+            _ => (simulation, total),
+        };
+        let message = format!("{} of {} problems solved", progress.num_solved, self.num_problems);
+        self.job.progress(done, total, "simulation", &message);
+        self.saver
+            .borrow_mut()
+            .step_done(simulation, last, |folder| write(folder, save(), self.num_calls_before))
+    }
+
+    fn interrupted(&mut self, error: anyhow::Error, save: &dyn Fn() -> SavedSearch) -> anyhow::Error {
+        if !is_stop(&error) {
+            return error;
+        }
+        self.saver
+            .borrow_mut()
+            .stopped(|folder| write(folder, save(), self.num_calls_before))
+    }
+}
+
+fn write(folder: &Path, search: SavedSearch, num_calls: u64) -> Result<()> {
+    let counts = Counts {
+        num_simulations: search.num_simulations,
+        num_calls,
+    };
+    write_json(&folder.join("counts.json"), &counts)?;
+    Ok(write_jsonl(&folder.join("trees.jsonl"), search.trees)?)
+}
+
+/// Returns the search that [`write`] left in a folder, and the calls that it had made.
+fn read(folder: &Path, step: usize, num_problems: usize) -> Result<(SavedSearch, u64)> {
+    let counts: Counts = read_json(&folder.join("counts.json"), "counts")?;
+    let trees: Vec<SavedTree> = read_jsonl(&folder.join("trees.jsonl"), "saved tree")?;
+    ensure!(
+        counts.num_simulations as usize == step && trees.len() == num_problems,
+        "it has {} trees after {} simulations, expected {num_problems} after {step}",
+        trees.len(),
+        counts.num_simulations
+    );
+    let search = SavedSearch {
+        num_simulations: counts.num_simulations,
+        trees,
+    };
+    Ok((search, counts.num_calls))
+}
+
 /// A language model that proposes steps by sampling up to the next separator.
-struct LmPolicy {
+struct LmPolicy<'a, 'j> {
     model: Llama,
     tokenizer: Tokenizer,
-    num_threads: usize,
+    saver: &'a RefCell<Saver<'j>>,
     /// Calls so far: each draws from random streams of its own.
-    num_calls: u64,
+    num_calls: &'a Cell<u64>,
     params: Params,
 }
 
-impl LmPolicy {
+impl LmPolicy<'_, '_> {
     /// Samples `count` continuations of each state.
     fn sample(
         &mut self,
@@ -115,8 +199,10 @@ impl LmPolicy {
         max_new_tokens: usize,
         stop: Vec<String>,
     ) -> Result<Vec<Vec<Completion>>> {
-        let purpose = format!("search call {}", self.num_calls);
-        self.num_calls += 1;
+        let call = self.num_calls.get();
+        self.num_calls.set(call + 1);
+        let purpose = format!("search call {call}");
+        let mut saver = self.saver.borrow_mut();
         let requests = states
             .iter()
             .enumerate()
@@ -138,9 +224,16 @@ impl LmPolicy {
             eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop,
             max_batch_size: self.params.generation_batch_size,
-            num_threads: self.num_threads,
+            num_threads: saver.num_threads(),
         };
-        Ok(generate(&self.model, &self.tokenizer, &requests, &options, |_, _| ()))
+        let mut follower = saver.follow(call, |_, _| ());
+        Ok(generate(
+            &self.model,
+            &self.tokenizer,
+            &requests,
+            &options,
+            &mut follower,
+        )?)
     }
 
     /// The prompt of the problem with the steps so far as the beginning of the answer.
@@ -159,7 +252,7 @@ fn separator(state: &State<'_>) -> String {
     Wording::of(state.problem.verifier).separator
 }
 
-impl Policy for LmPolicy {
+impl Policy for LmPolicy<'_, '_> {
     fn propose(&mut self, states: &[State<'_>], k: usize) -> Result<Vec<Vec<Candidate>>> {
         // All problems of a set share a verifier; a mixed one is stopped at the first separator of any.
         let mut stops: Vec<String> = states
@@ -198,7 +291,7 @@ impl Policy for LmPolicy {
     }
 }
 
-impl LmPolicy {
+impl LmPolicy<'_, '_> {
     fn candidate(&self, completion: &Completion, stops: &[String]) -> Result<Candidate> {
         let text = self.tokenizer.decode(&completion.ids, true)?;
         let end = stops

@@ -5,12 +5,14 @@ use rand::seq::SliceRandom;
 use serde::Deserialize;
 use tch::Device;
 
+use super::saver::Saver;
+use super::train_state::TrainState;
 use crate::formats::MetricsLine;
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
 use crate::lm::train::{Example, supervised_step};
-use crate::lm::{Llama, device};
+use crate::lm::{Llama, LmError, device};
 use crate::random;
 use crate::worker::Job;
 
@@ -57,8 +59,13 @@ impl TrainingParams {
         }
     }
 
-    /// Takes a model into training, with the threads of the job.
-    pub fn learner(&self, job: &Job, model: &Llama) -> Learner {
+    /// Returns what saves the training of a job, and finds what was saved.
+    pub fn saver<'a>(&self, job: &'a Job, device: Device) -> Result<Saver<'a>> {
+        Saver::new(job, device, &[("micro_batch_tokens", self.micro_batch_tokens)])
+    }
+
+    /// Takes a model into training with so many threads.
+    pub fn learner(&self, model: &Llama, num_threads: usize) -> Learner {
         let settings = AdamwSettings {
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
@@ -67,7 +74,7 @@ impl TrainingParams {
             decay: Decay::Matrices,
             max_grad_norm: self.max_grad_norm,
         };
-        Learner::new(model, settings, job.resources().cpu)
+        Learner::new(model, settings, num_threads)
     }
 }
 
@@ -81,7 +88,11 @@ pub struct SupervisedParams {
 
 /// Trains on examples and returns the metrics of each step.
 ///
-/// Each epoch goes through the examples in a new order that depends on the seed and the epoch alone.
+/// Each epoch goes through the examples in a new order that depends on the seed and the epoch alone. Goes on where an
+/// earlier attempt stopped (`saver`).
+///
+/// # Errors
+/// There is nothing to train on, a step fails, or the worker was asked to stop.
 pub fn train_supervised(
     job: &Job,
     model: &Llama,
@@ -100,24 +111,32 @@ pub fn train_supervised(
         (supervised.num_train_epochs * examples.len() as f64 / batch_size as f64).ceil() as usize
     };
     let schedule = params.schedule(num_steps);
-    let mut learner = params.learner(job, model);
-    let mut order = Order::new(examples.len(), params.seed);
-    let mut metrics = Vec::with_capacity(num_steps);
-    for step_idx in 0..num_steps {
-        let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[order.next()]).collect();
+    let mut saver = params.saver(job, model.device())?;
+    let begin = |num_threads| {
+        let order = Order::new(examples.len(), params.seed);
+        TrainState::new(params.learner(model, num_threads), order, batch_size)
+    };
+    let mut state = saver
+        .resume(|folder, step, num_threads| begin(num_threads).read(folder, step))
+        .unwrap_or_else(|| begin(saver.num_threads()));
+    state.report(job, |name| name == "loss");
+    job.progress(saver.step(), num_steps, "step", "");
+    for step_idx in saver.step()..num_steps {
+        let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[state.order.next()]).collect();
         let learning_rate = schedule.learning_rate(step_idx);
-        let stats = supervised_step(
-            &mut learner,
+        let done = supervised_step(
+            &mut state.learner,
             &batch,
             pad_token_id,
             params.micro_batch_tokens,
             learning_rate,
-        )
-        .with_context(|| format!("step {}", step_idx + 1))?;
+        );
+        let stats = match done {
+            Err(LmError::Stopped) => return Err(saver.stopped(|folder| state.write(folder))),
+            done => done.with_context(|| format!("step {}", step_idx + 1))?,
+        };
         let step = step_idx + 1;
-        job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
-        job.metric("loss", stats.loss, Some(step));
-        metrics.push(MetricsLine {
+        state.metrics.push(MetricsLine {
             step,
             values: [
                 ("loss".to_owned(), stats.loss),
@@ -127,11 +146,16 @@ pub fn train_supervised(
             ]
             .into(),
         });
+        job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
+        state.report(job, |name| name == "loss");
+        saver.step_done(step, num_steps, |folder| state.write(folder))?;
     }
-    Ok(metrics)
+    saver.finish();
+    Ok(state.metrics)
 }
 
 /// An endless walk over `0..len`: epoch after epoch, each in its own random order.
+#[derive(Clone)]
 pub struct Order {
     seed: u64,
     epoch: u64,
@@ -150,6 +174,18 @@ impl Order {
             position: 0,
         };
         order.shuffle();
+        order
+    }
+
+    /// Returns the walk as it is after so many indices.
+    pub fn at(self, num_drawn: usize) -> Self {
+        let len = self.indices.len();
+        let mut order = Self {
+            epoch: (num_drawn / len) as u64,
+            ..self
+        };
+        order.shuffle();
+        order.position = num_drawn % len;
         order
     }
 
@@ -184,6 +220,18 @@ mod tests {
         for mut list in [first, second] {
             list.sort_unstable();
             assert_eq!(list, (0..50).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_walk_that_goes_on_is_the_walk() {
+        let mut whole = Order::new(5, 7);
+        for num_drawn in 0..23 {
+            let mut resumed = Order::new(5, 7).at(num_drawn);
+            let mut rest = whole.clone();
+            let next = |order: &mut Order| (0..12).map(|_| order.next()).collect::<Vec<_>>();
+            assert_eq!(next(&mut resumed), next(&mut rest), "after {num_drawn}");
+            whole.next();
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Model folders in the Hugging Face layout: read, and written so that transformers opens them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::View;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -71,27 +72,56 @@ pub fn write_weights(model: &Llama, dir: &Path) -> Result<(), LmError> {
     std::fs::write(&config, text + "\n").map_err(|source| LmError::Io { path: config, source })?;
 
     let kind = model.config.dtype;
-    let mut buffers = Vec::new();
-    for (name, tensor) in model.named_parameters() {
-        let tensor = tensor.detach().to_device(Device::Cpu).to_kind(kind).contiguous();
-        let mut bytes = vec![0; tensor.numel() * kind.elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        let shape: Vec<usize> = tensor.size().iter().map(|&size| size as usize).collect();
-        buffers.push((name, shape, bytes));
-    }
-    let path = dir.join("model.safetensors");
-    let invalid = |error: safetensors::SafeTensorError| LmError::Invalid {
-        path: path.clone(),
-        message: error.to_string(),
-    };
-    let views = buffers
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype_of(kind), shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(invalid)?;
+    let tensors = model
+        .named_parameters()
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.detach().to_kind(kind)))
+        .collect();
+    write_tensors(tensors, &dir.join("model.safetensors"))
+}
+
+/// Writes tensors into a safetensors file, each in its own kind.
+///
+/// # Errors
+/// The file can't be written.
+pub(super) fn write_tensors(tensors: Vec<(String, Tensor)>, path: &Path) -> Result<(), LmError> {
+    let views = tensors.into_iter().map(|(name, tensor)| {
+        let shape = tensor.size().iter().map(|&size| size as usize).collect();
+        (name, Written { shape, tensor })
+    });
     // transformers refuses weights that do not say which framework wrote them.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(invalid)
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| LmError::Invalid {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })
+}
+
+/// A tensor that is fetched when its turn comes, so that no second copy of a model is in memory.
+struct Written {
+    shape: Vec<usize>,
+    tensor: Tensor,
+}
+
+impl View for Written {
+    fn dtype(&self) -> Dtype {
+        dtype_of(self.tensor.kind())
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.tensor.detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0; self.data_len()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
 }
 
 /// The safetensors files of a folder: the one, or the shards that its index lists.
@@ -128,7 +158,11 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LmError> {
         .collect()
 }
 
-fn read_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(), LmError> {
+/// Reads the tensors of a safetensors file into a map.
+///
+/// # Errors
+/// The file can't be read, or holds something else than floating-point tensors.
+pub(super) fn read_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(), LmError> {
     let io = |source| LmError::Io {
         path: path.to_owned(),
         source,

@@ -2,19 +2,22 @@
 //!
 //! Prompts are sorted by length and cut into batches; the completions of one prompt share its prefill; rows that have
 //! ended leave the batch. Batches are spread over the CPU threads, each computing alone: for small models that is
-//! worth more than several threads in one matrix product.
+//! worth more than several threads in one matrix product. What a batch gives depends on its own prompts and seeds and on
+//! the number of threads alone, so that a generation that was interrupted can go on batch by batch.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, mpsc};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::kv_cache::KvCache;
 use super::model::Context;
 use super::sampler::{Sampling, sample};
-use super::{Llama, Tokenizer, device};
+use super::{Llama, LmError, Tokenizer, device};
+use crate::stop;
 
 /// A batch is compacted when less than this share of its rows is still running.
 const COMPACT_BELOW: f64 = 0.75;
@@ -42,7 +45,7 @@ pub struct Options {
 }
 
 /// A generated continuation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Without the prompt; with the end token where one ended it.
     pub ids: Vec<i64>,
@@ -52,7 +55,8 @@ pub struct Completion {
 }
 
 /// What ended a completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Finish {
     Eos,
     Stop,
@@ -60,22 +64,48 @@ pub enum Finish {
     Length,
 }
 
+/// Who follows a generation: is told how far it is, and may keep what is finished.
+pub trait Follower {
+    /// Returns the completions of a request where they are known from before.
+    fn recall(&mut self, _request_idx: usize) -> Option<Vec<Completion>> {
+        None
+    }
+
+    /// Gets a finished batch: the indices of its requests and their completions.
+    fn finished(&mut self, _batch: &[usize], _completions: &[Vec<Completion>]) {}
+
+    /// Is told how many completions are done and how many tokens they have.
+    fn progress(&mut self, num_done: usize, num_tokens: usize);
+}
+
+/// A function follows the progress and keeps nothing.
+impl<F: FnMut(usize, usize)> Follower for F {
+    fn progress(&mut self, num_done: usize, num_tokens: usize) {
+        self(num_done, num_tokens);
+    }
+}
+
 /// Generates the completions of all requests, in their order.
 ///
-/// `on_progress` is told how many completions are done and how many tokens they have.
+/// # Errors
+/// The worker was asked to stop; `follower` has what was finished.
 pub fn generate(
     model: &Llama,
     tokenizer: &Tokenizer,
     requests: &[Request],
     options: &Options,
-    mut on_progress: impl FnMut(usize, usize),
-) -> Vec<Vec<Completion>> {
+    follower: &mut impl Follower,
+) -> Result<Vec<Vec<Completion>>, LmError> {
+    let mut done = Done::recalled(requests, follower);
     let batches = batches(requests, options);
     let num_workers = options.num_threads.clamp(1, batches.len().max(1));
     let threads_each = (options.num_threads / num_workers).max(1);
-    let queue = Mutex::new(batches.into_iter().collect::<VecDeque<_>>());
+    let missing = |mut batch: Vec<usize>| {
+        batch.retain(|&idx| done.lists[idx].is_none());
+        (!batch.is_empty()).then_some(batch)
+    };
+    let queue = Mutex::new(batches.into_iter().filter_map(missing).collect::<VecDeque<_>>());
     let (sender, receiver) = mpsc::channel();
-    let mut done: Vec<Vec<Completion>> = vec![Vec::new(); requests.len()];
     std::thread::scope(|scope| {
         for _ in 0..num_workers {
             let (model, queue, sender) = (model.share(), &queue, sender.clone());
@@ -89,7 +119,9 @@ pub fn generate(
                         .pop_front();
                     let Some(batch) = batch else { break };
                     let batch_requests: Vec<&Request> = batch.iter().map(|&idx| &requests[idx]).collect();
-                    let completions = generate_batch(&model, tokenizer, &batch_requests, options);
+                    let Some(completions) = generate_batch(&model, tokenizer, &batch_requests, options) else {
+                        break;
+                    };
                     if sender.send((batch, completions)).is_err() {
                         break;
                     }
@@ -97,18 +129,55 @@ pub fn generate(
             });
         }
         drop(sender);
-        let (mut num_done, mut num_tokens) = (0, 0);
         for (batch, completions) in receiver {
+            follower.finished(&batch, &completions);
             for (idx, list) in batch.into_iter().zip(completions) {
-                num_done += list.len();
-                num_tokens += list.iter().map(|completion| completion.ids.len()).sum::<usize>();
-                done[idx] = list;
+                done.add(idx, list);
             }
-            on_progress(num_done, num_tokens);
+            follower.progress(done.num_completions, done.num_tokens);
         }
     });
     device::set_num_threads(options.num_threads);
-    done
+    done.all().ok_or(LmError::Stopped)
+}
+
+/// The completions that there are, of each request.
+struct Done {
+    lists: Vec<Option<Vec<Completion>>>,
+    num_completions: usize,
+    num_tokens: usize,
+}
+
+impl Done {
+    /// What is known from before, and that there is nothing to do where nothing is asked for.
+    fn recalled(requests: &[Request], follower: &mut impl Follower) -> Self {
+        let mut done = Self {
+            lists: vec![None; requests.len()],
+            num_completions: 0,
+            num_tokens: 0,
+        };
+        for (idx, request) in requests.iter().enumerate() {
+            if request.seeds.is_empty() {
+                done.add(idx, Vec::new());
+            } else if let Some(list) = follower.recall(idx).filter(|list| list.len() == request.seeds.len()) {
+                done.add(idx, list);
+            }
+        }
+        // Where a generation goes on, the rate must come from new work: this is where it begins.
+        follower.progress(done.num_completions, done.num_tokens);
+        done
+    }
+
+    fn add(&mut self, idx: usize, list: Vec<Completion>) {
+        self.num_completions += list.len();
+        self.num_tokens += list.iter().map(|completion| completion.ids.len()).sum::<usize>();
+        self.lists[idx] = Some(list);
+    }
+
+    /// Returns all of them, unless one is missing.
+    fn all(self) -> Option<Vec<Vec<Completion>>> {
+        self.lists.into_iter().collect()
+    }
 }
 
 /// Cuts the requests, sorted by length, into batches of at most `max_batch_size` rows, enough of them for all threads.
@@ -142,12 +211,13 @@ struct Row {
     completion: Completion,
 }
 
+/// Returns the completions of a batch; nothing where the worker was asked to stop before they were done.
 fn generate_batch(
     model: &Llama,
     tokenizer: &Tokenizer,
     requests: &[&Request],
     options: &Options,
-) -> Vec<Vec<Completion>> {
+) -> Option<Vec<Vec<Completion>>> {
     let mut finished: Vec<Vec<(usize, Completion)>> = vec![Vec::new(); requests.len()];
     let prefill = Prefill::run(model, requests, tokenizer.pad_token_id);
     let longest = prefill.longest;
@@ -186,6 +256,9 @@ fn generate_batch(
     let order: Vec<usize> = (0..rows.len()).collect();
     let mut slots = order;
     for token_idx in 0..max_new_tokens {
+        if stop::is_asked() {
+            return None;
+        }
         let uniforms: Vec<f64> = rows
             .iter_mut()
             .map(|row| row.as_mut().map_or(0.0, |row| row.rng.random::<f64>()))
@@ -237,13 +310,11 @@ fn generate_batch(
             finished[row.request_idx].push((slots[row_idx], row.completion));
         }
     }
-    finished
-        .into_iter()
-        .map(|mut list| {
-            list.sort_by_key(|(slot, _)| *slot);
-            list.into_iter().map(|(_, completion)| completion).collect()
-        })
-        .collect()
+    let in_order = |mut list: Vec<(usize, Completion)>| {
+        list.sort_by_key(|(slot, _)| *slot);
+        list.into_iter().map(|(_, completion)| completion).collect()
+    };
+    Some(finished.into_iter().map(in_order).collect())
 }
 
 fn ended(ids: &[i64], tokenizer: &Tokenizer, options: &Options) -> Option<Finish> {

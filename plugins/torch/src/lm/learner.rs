@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use super::optimizer::{AdamW, AdamwSettings};
 use super::{Llama, LmError, device};
+use crate::stop;
 
 /// Models with more parameters are computed one micro-batch at a time, by all threads together: the gradients of each
 /// replica would cost more memory than the threads gain.
@@ -40,12 +41,23 @@ impl Learner {
         &self.replicas[0]
     }
 
+    /// Returns every tensor that a step changes, by name: weights and the optimizer's state. They share storage.
+    pub(super) fn state(&self) -> Vec<(String, Tensor)> {
+        let named = self.replicas[0].named_parameters();
+        let mut list = Vec::with_capacity(4 * named.len());
+        for (part, tensors) in self.optimizer.state() {
+            let names = named.iter().map(|(name, _)| format!("{part}.{name}"));
+            list.extend(names.zip(tensors.iter().map(Tensor::shallow_clone)));
+        }
+        list
+    }
+
     /// Takes one optimizer step on the sum of the gradients that `backward` leaves for each of the `batches`.
     ///
     /// Returns what `backward` returned, in order, and the gradient's global L2 norm before clipping.
     ///
     /// # Errors
-    /// `backward` or the optimizer fails; the weights are then as before.
+    /// `backward` or the optimizer fails, or the worker is asked to stop; the weights are then as before.
     pub fn step<B, R>(
         &mut self,
         batches: Vec<B>,
@@ -65,7 +77,7 @@ impl Learner {
             device::set_num_threads(self.num_threads);
             batches
                 .into_iter()
-                .map(|batch| backward(&self.replicas[0], batch))
+                .map(|batch| unless_stopped(|| backward(&self.replicas[0], batch)))
                 .collect::<Result<Vec<_>, _>>()?
         } else {
             self.spread(batches, &backward)?
@@ -99,7 +111,7 @@ impl Learner {
                         device::set_num_threads(1);
                         share
                             .into_iter()
-                            .map(|batch| backward(replica, batch))
+                            .map(|batch| unless_stopped(|| backward(replica, batch)))
                             .collect::<Result<Vec<_>, _>>()
                     })
                 })
@@ -135,6 +147,14 @@ impl Learner {
             .map(|(sum, param)| sum.unwrap_or_else(|| param.zeros_like()))
             .collect()
     }
+}
+
+/// A step of a large model takes longer than the engine waits after SIGTERM, so it is given up between micro-batches.
+fn unless_stopped<R>(backward: impl FnOnce() -> Result<R, LmError>) -> Result<R, LmError> {
+    if stop::is_asked() {
+        return Err(LmError::Stopped);
+    }
+    backward()
 }
 
 fn parameters(model: &Llama) -> Vec<Tensor> {

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod grpo;
 pub mod kv_cache;
 pub mod learner;
+pub mod learner_state;
 pub mod model;
 pub mod optimizer;
 pub mod sampler;
@@ -46,6 +47,9 @@ pub enum LmError {
     Tokenizer(String),
     #[error("libtorch: {0}")]
     Torch(String),
+    /// The worker was asked to end (`stop`); nothing is wrong.
+    #[error("stopped before it was done")]
+    Stopped,
 }
 
 impl From<tch::TchError> for LmError {

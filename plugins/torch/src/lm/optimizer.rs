@@ -55,6 +55,16 @@ impl AdamW {
         }
     }
 
+    /// Returns what a step changes: names as in PyTorch, and for each a tensor for each parameter.
+    pub(super) fn state(&self) -> [(&'static str, &[Tensor]); 4] {
+        [
+            ("weight", &self.params),
+            ("exp_avg", &self.exp_avgs),
+            ("exp_avg_sq", &self.exp_avg_sqs),
+            ("step", &self.steps),
+        ]
+    }
+
     /// Clips the gradients (in place), takes one step, and returns their norm before clipping.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! ASTRO's search (arXiv:2507.00417, section 2): PUCT selection with the policy's own probability of a step as the
 //! prior, expansion with several sampled candidates, rollouts to the end scored by the verifier, and a backup that
 //! counts a state's own rollout value as one more visit. Knows no tensors: a [`Policy`] proposes and rolls out. All
-//! problems advance one simulation at a time together, so that the policy sees large batches.
+//! problems advance one simulation at a time together, so that the policy sees large batches. Between two simulations a
+//! search is its trees and nothing else, so that one that was stopped can go on from there.
 
 mod puct;
 #[cfg(test)]
@@ -101,31 +102,102 @@ pub struct Progress {
     pub num_solved: usize,
 }
 
-/// Searches all problems and returns their trees in the same order.
+/// A tree in the making, as data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedTree {
+    pub nodes: Vec<TreeNode>,
+    /// For each node whether nothing is left to expand at or below it.
+    pub exhausted: Vec<bool>,
+    pub num_simulations: u32,
+    pub num_tokens: u64,
+}
+
+/// All trees after some simulations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedSearch {
+    pub num_simulations: u32,
+    /// In the order of the problems.
+    pub trees: Vec<SavedTree>,
+}
+
+/// What follows a search.
+pub trait Observer {
+    /// Is told of each simulation that all active problems have finished; `save` returns the search as it is now.
+    ///
+    /// # Errors
+    /// The observer's own; the search stops with it.
+    fn simulated(&mut self, progress: Progress, save: &dyn Fn() -> SavedSearch) -> Result<()>;
+
+    /// Is told that a simulation could not be finished, and why; `save` returns the search as it was before. Returns the
+    /// error that the search ends with.
+    fn interrupted(&mut self, error: anyhow::Error, _save: &dyn Fn() -> SavedSearch) -> anyhow::Error {
+        error
+    }
+}
+
+/// A function follows the progress alone.
+impl<F: FnMut(Progress)> Observer for F {
+    fn simulated(&mut self, progress: Progress, _save: &dyn Fn() -> SavedSearch) -> Result<()> {
+        self(progress);
+        Ok(())
+    }
+}
+
+/// Searches all problems and returns their trees in the same order; goes on from `saved` if there is one.
 ///
 /// # Errors
-/// The policy fails, or returns another number of lists than it was asked for.
+/// The policy or the observer fails, the policy returns another number of lists than it was asked for, or what was saved
+/// is not a search of these problems.
 pub fn search(
     problems: &[Problem],
     config: &SearchConfig,
     policy: &mut dyn Policy,
-    on_progress: &mut dyn FnMut(Progress),
+    saved: Option<SavedSearch>,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<Tree>> {
-    let mut growing: Vec<Growing<'_>> = problems.iter().map(Growing::new).collect();
-    for simulation in 0..config.num_simulations {
-        simulate(&mut growing, config, policy)?;
-        let num_active = growing.iter().filter(|tree| tree.is_active(config)).count();
-        on_progress(Progress {
-            simulation: simulation + 1,
-            num_simulations: config.num_simulations,
-            num_active,
-            num_solved: growing.iter().filter(|tree| tree.num_terminals(true) > 0).count(),
-        });
-        if num_active == 0 {
-            break;
+    let (mut growing, first) = match saved {
+        None => (problems.iter().map(Growing::new).collect(), 0),
+        Some(saved) => (restore(problems, saved.trees)?, saved.num_simulations),
+    };
+    let is_active = |growing: &[Growing<'_>]| growing.iter().any(|tree| tree.is_active(config));
+    // The first simulation is run even where nothing can grow, so that the observer hears of the end.
+    let mut simulation = first;
+    while simulation < config.num_simulations && (simulation == 0 || is_active(&growing)) {
+        let before = growing.clone();
+        if let Err(error) = simulate(&mut growing, config, policy) {
+            return Err(observer.interrupted(error, &|| save(&before, simulation)));
         }
+        simulation += 1;
+        let progress = Progress {
+            simulation,
+            num_simulations: config.num_simulations,
+            num_active: growing.iter().filter(|tree| tree.is_active(config)).count(),
+            num_solved: growing.iter().filter(|tree| tree.num_terminals(true) > 0).count(),
+        };
+        observer.simulated(progress, &|| save(&growing, simulation))?;
     }
     Ok(growing.into_iter().map(Growing::finish).collect())
+}
+
+fn save(growing: &[Growing<'_>], num_simulations: u32) -> SavedSearch {
+    SavedSearch {
+        num_simulations,
+        trees: growing.iter().map(Growing::save).collect(),
+    }
+}
+
+fn restore(problems: &[Problem], trees: Vec<SavedTree>) -> Result<Vec<Growing<'_>>> {
+    ensure!(
+        trees.len() == problems.len(),
+        "{} trees were saved for {} problems",
+        trees.len(),
+        problems.len()
+    );
+    problems
+        .iter()
+        .zip(trees)
+        .map(|(problem, saved)| Growing::restore(problem, saved))
+        .collect()
 }
 
 /// Runs one simulation of every active tree: select, expand, evaluate, back up.

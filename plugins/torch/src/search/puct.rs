@@ -3,9 +3,10 @@
 //! The statistics of the edge into a node stand in the node (`TreeNode`): `visit_count` is N, `q_value` is Q,
 //! `rollout_value` is R. Knows nothing of policies and batches.
 
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, SearchConfig};
+use super::{Candidate, SavedTree, SearchConfig};
 use crate::formats::{Problem, TreeNode};
 use crate::verify;
 
@@ -22,6 +23,7 @@ pub enum Prior {
 }
 
 /// A tree in the making.
+#[derive(Clone)]
 pub(super) struct Growing<'a> {
     pub(super) problem: &'a Problem,
     pub(super) nodes: Vec<TreeNode>,
@@ -56,6 +58,47 @@ impl<'a> Growing<'a> {
             num_simulations: 0,
             num_tokens: 0,
         }
+    }
+
+    /// Returns what the tree can be made of again; children and depths follow from the parents.
+    pub(super) fn save(&self) -> SavedTree {
+        SavedTree {
+            nodes: self.nodes.clone(),
+            exhausted: self.exhausted.clone(),
+            num_simulations: self.num_simulations,
+            num_tokens: self.num_tokens,
+        }
+    }
+
+    /// Returns the tree that was saved.
+    ///
+    /// # Errors
+    /// It is not a tree: a node's parent does not come before it.
+    pub(super) fn restore(problem: &'a Problem, saved: SavedTree) -> Result<Self> {
+        let num_nodes = saved.nodes.len();
+        ensure!(
+            num_nodes > 0 && saved.exhausted.len() == num_nodes,
+            "problem {}: a saved tree has {num_nodes} nodes and {} marks",
+            problem.id,
+            saved.exhausted.len()
+        );
+        let (mut children, mut depth) = (vec![Vec::new(); num_nodes], vec![0; num_nodes]);
+        for (id, node) in saved.nodes.iter().enumerate().skip(1) {
+            let parent = node.parent.filter(|&parent| parent < id);
+            let parent =
+                parent.with_context(|| format!("problem {}: node {id} of a saved tree has no parent", problem.id))?;
+            children[parent].push(id);
+            depth[id] = depth[parent] + 1;
+        }
+        Ok(Self {
+            problem,
+            nodes: saved.nodes,
+            children,
+            depth,
+            exhausted: saved.exhausted,
+            num_simulations: saved.num_simulations,
+            num_tokens: saved.num_tokens,
+        })
     }
 
     /// Returns whether another simulation could change the tree, and is wanted.

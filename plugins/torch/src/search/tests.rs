@@ -83,7 +83,9 @@ fn scripted() -> Scripted {
 }
 
 fn run(config: &SearchConfig, policy: &mut dyn Policy) -> Tree {
-    search(&[problem()], config, policy, &mut |_| {}).unwrap().remove(0)
+    search(&[problem()], config, policy, None, &mut |_: Progress| {})
+        .unwrap()
+        .remove(0)
 }
 
 fn statistics(tree: &Tree) -> Vec<(&str, u32, f64)> {
@@ -302,6 +304,41 @@ fn from_scratch(tree: &Tree, node: usize) -> f64 {
     if visits == 0.0 { 0.0 } else { sum / visits }
 }
 
+/// Keeps the search after every simulation.
+#[derive(Default)]
+struct Keeper(Vec<SavedSearch>);
+
+impl Observer for Keeper {
+    fn simulated(&mut self, _: Progress, save: &dyn Fn() -> SavedSearch) -> Result<()> {
+        self.0.push(save());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_no_tree_is_not_continued() {
+    let mut keeper = Keeper::default();
+    search(&[problem()], &config(), &mut scripted(), None, &mut keeper).unwrap();
+    let whole = keeper.0.remove(1);
+    let with = |change: &dyn Fn(&mut SavedSearch)| {
+        let mut saved = whole.clone();
+        change(&mut saved);
+        search(
+            &[problem()],
+            &config(),
+            &mut scripted(),
+            Some(saved),
+            &mut |_: Progress| {},
+        )
+    };
+    assert!(with(&|_| ()).is_ok());
+    assert!(with(&|saved| saved.trees.clear()).is_err());
+    assert!(with(&|saved| saved.trees[0].nodes.clear()).is_err());
+    assert!(with(&|saved| saved.trees[0].exhausted.truncate(1)).is_err());
+    assert!(with(&|saved| saved.trees[0].nodes[2].parent = Some(2)).is_err());
+    assert!(with(&|saved| saved.trees[0].nodes[2].parent = None).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -319,7 +356,10 @@ proptest! {
             stop_when: None,
         };
         let problems: Vec<Problem> = (0..3).map(|idx| Problem { id: format!("p{idx}"), ..problem() }).collect();
-        let trees = search(&problems, &config, &mut Random { seed, always_right }, &mut |_| {}).unwrap();
+        let search_with = |problems: &[Problem], saved, observer: &mut dyn Observer| {
+            search(problems, &config, &mut Random { seed, always_right }, saved, observer)
+        };
+        let trees = search_with(&problems, None, &mut |_: Progress| {}).unwrap();
         for (tree, problem) in trees.iter().zip(&problems) {
             prop_assert_eq!(&tree.problem, problem);
             prop_assert_eq!(tree.nodes[0].visit_count, tree.num_simulations);
@@ -338,8 +378,16 @@ proptest! {
                 }
             }
             // A problem's tree does not depend on what is searched beside it.
-            let alone = search(std::slice::from_ref(problem), &config, &mut Random { seed, always_right }, &mut |_| {});
+            let alone = search_with(std::slice::from_ref(problem), None, &mut |_: Progress| {});
             prop_assert_eq!(&alone.unwrap()[0], tree);
+        }
+        // A search that goes on from any of its simulations, through JSON, ends with the same trees.
+        let mut keeper = Keeper::default();
+        search_with(&problems, None, &mut keeper).unwrap();
+        for saved in keeper.0 {
+            let text = serde_json::to_string(&saved.trees).unwrap();
+            let read = SavedSearch { trees: serde_json::from_str(&text).unwrap(), ..saved };
+            prop_assert_eq!(&search_with(&problems, Some(read), &mut |_: Progress| {}).unwrap(), &trees);
         }
     }
 }

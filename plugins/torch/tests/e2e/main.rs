@@ -8,4 +8,5 @@ mod fixtures;
 mod grpo_reference;
 mod pipelines;
 mod reference;
+mod resume;
 mod sft_reference;

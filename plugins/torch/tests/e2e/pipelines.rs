@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// The engine's program: built into the same folder as ours.
-fn engine() -> PathBuf {
+pub fn engine() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_volvelle-torch")).with_file_name("volvelle");
     assert!(program.exists(), "{} is missing: run `cargo build`", program.display());
     program

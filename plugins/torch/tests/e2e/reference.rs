@@ -322,7 +322,9 @@ fn greedy(
         num_threads,
     };
     let model = load(name, Kind::Float);
-    generate::generate(&model, &tokenizer_of(name), &requests, &options, |_, _| ()).concat()
+    generate::generate(&model, &tokenizer_of(name), &requests, &options, &mut |_, _| ())
+        .expect("nobody stops it")
+        .concat()
 }
 
 fn tokenizer_of(name: &str) -> Tokenizer {

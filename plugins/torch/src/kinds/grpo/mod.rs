@@ -3,8 +3,13 @@
 //! The paper does not give its modified objective. This is GRPO on policy: one update for each batch of rollouts, so
 //! that the importance ratio is 1 when the gradient is taken, with the variants of `lm::grpo`. Problems are drawn
 //! without replacement, epoch after epoch.
+//!
+//! A run that was stopped goes on (`saver`). Between steps there is no rollout that is still to be learned from and no
+//! policy but the one being trained; the reference is the input model. Within a step, rollouts that are finished are kept.
 
 mod update;
+
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -12,8 +17,10 @@ use tch::Kind;
 
 use self::update::{Item, Objective, Update, update};
 use super::sampling::{Rollout, sample_solutions};
+use super::saver::{Saver, is_stop};
+use super::train_state::TrainState;
 use super::training::{Order, TrainingParams};
-use crate::formats::{MetricsLine, Problem, read_jsonl, write_jsonl};
+use crate::formats::{MetricsLine, Problem, Sample, read_jsonl, write_jsonl};
 use crate::lm::generate::Options;
 use crate::lm::grpo::{LossSettings, LossType, ScaleRewards, advantages};
 use crate::lm::learner::Learner;
@@ -77,7 +84,8 @@ pub fn run(job: &Job) -> Result<()> {
             params.num_generations
         );
     }
-    let mut learner = training.learner(job, &lm::load(&model_dir, device, Kind::Float)?);
+    let model = lm::load(&model_dir, device, Kind::Float)?;
+    let saver = training.saver(job, device)?;
     let trainer = Trainer {
         job,
         tokenizer: Tokenizer::load(&model_dir)?,
@@ -88,38 +96,56 @@ pub fn run(job: &Job) -> Result<()> {
         training,
         problems,
     };
-    let (metrics, last) = trainer.train(&mut learner)?;
-    lm::save(learner.model(), &job.output("model")?, &model_dir)?;
-    write_jsonl(&job.output("metrics")?, metrics)?;
-    write_jsonl(
-        &job.output("samples")?,
-        last.iter().flatten().map(|rollout| &rollout.sample),
-    )?;
+    let state = trainer.train(&model, saver)?;
+    lm::save(state.training.learner.model(), &job.output("model")?, &model_dir)?;
+    write_jsonl(&job.output("metrics")?, state.training.metrics)?;
+    write_jsonl(&job.output("samples")?, state.samples)?;
     Ok(())
 }
 
+/// GRPO between two steps.
+struct State {
+    training: TrainState,
+    /// The rollouts of the last step.
+    samples: Vec<Sample>,
+}
+
+impl State {
+    fn write(&self, folder: &Path) -> Result<()> {
+        self.training.write(folder)?;
+        Ok(write_jsonl(&folder.join("samples.jsonl"), &self.samples)?)
+    }
+
+    fn read(self, folder: &Path, step: usize) -> Result<Self> {
+        Ok(Self {
+            training: self.training.read(folder, step)?,
+            samples: read_jsonl(&folder.join("samples.jsonl"), "sample")?,
+        })
+    }
+}
+
 impl Trainer<'_> {
-    fn train(&self, learner: &mut Learner) -> Result<(Vec<MetricsLine>, Vec<Vec<Rollout>>)> {
+    fn train(&self, model: &Llama, mut saver: Saver<'_>) -> Result<State> {
         let num_steps = self.training.max_steps;
         let schedule = self.training.schedule(num_steps);
-        let mut order = Order::new(self.problems.len(), self.training.seed);
-        let mut metrics = Vec::with_capacity(num_steps);
-        let mut groups = Vec::new();
-        for step_idx in 0..num_steps {
-            let prompts: Vec<&Problem> = (0..self.params.prompts_per_step)
-                .map(|_| &self.problems[order.next()])
-                .collect();
-            groups = self.roll_out(learner.model(), &prompts, step_idx)?;
-            let rewards: Vec<Vec<f64>> = groups
-                .iter()
-                .map(|group| group.iter().map(|rollout| self.reward(rollout)).collect())
-                .collect();
-            let advantages = advantages(&rewards, self.params.scale_rewards);
-            let learning_rate = schedule.learning_rate(step_idx);
-            let update = self
-                .update(learner, &groups, &advantages, learning_rate)
-                .with_context(|| format!("step {}", step_idx + 1))?;
-            let line = describe(step_idx + 1, &groups, &rewards, &update, learning_rate);
+        let begin = |num_threads| {
+            let order = Order::new(self.problems.len(), self.training.seed);
+            let learner = self.training.learner(model, num_threads);
+            State {
+                training: TrainState::new(learner, order, self.params.prompts_per_step),
+                samples: Vec::new(),
+            }
+        };
+        let mut state = saver
+            .resume(|folder, step, num_threads| begin(num_threads).read(folder, step))
+            .unwrap_or_else(|| begin(saver.num_threads()));
+        state.training.report(self.job, |_| true);
+        self.job.progress(saver.step(), num_steps, "step", "");
+        for step_idx in saver.step()..num_steps {
+            let line = match self.step(&mut state, &mut saver, step_idx, schedule.learning_rate(step_idx)) {
+                Err(error) if is_stop(&error) => return Err(saver.stopped(|folder| state.write(folder))),
+                line => line.with_context(|| format!("step {}", step_idx + 1))?,
+            };
             self.job.progress(
                 step_idx + 1,
                 num_steps,
@@ -129,15 +155,45 @@ impl Trainer<'_> {
                     line.values["reward"], line.values["completion_length"]
                 ),
             );
-            for (name, value) in &line.values {
-                self.job.metric(name, *value, Some(line.step));
-            }
-            metrics.push(line);
+            state.training.metrics.push(line);
+            state.training.report(self.job, |_| true);
+            saver.step_done(step_idx + 1, num_steps, |folder| state.write(folder))?;
         }
-        Ok((metrics, groups))
+        saver.finish();
+        Ok(state)
     }
 
-    fn roll_out(&self, model: &Llama, prompts: &[&Problem], step_idx: usize) -> Result<Vec<Vec<Rollout>>> {
+    /// Rolls out, judges and learns: one optimizer step.
+    fn step(
+        &self,
+        state: &mut State,
+        saver: &mut Saver<'_>,
+        step_idx: usize,
+        learning_rate: f64,
+    ) -> Result<MetricsLine> {
+        let TrainState { learner, order, .. } = &mut state.training;
+        let prompts: Vec<&Problem> = (0..self.params.prompts_per_step)
+            .map(|_| &self.problems[order.next()])
+            .collect();
+        let groups = self.roll_out(learner.model(), &prompts, step_idx, saver)?;
+        let rewards: Vec<Vec<f64>> = groups
+            .iter()
+            .map(|group| group.iter().map(|rollout| self.reward(rollout)).collect())
+            .collect();
+        let advantages = advantages(&rewards, self.params.scale_rewards);
+        let update = self.update(learner, &groups, &advantages, learning_rate)?;
+        let line = describe(step_idx + 1, &groups, &rewards, &update, learning_rate);
+        state.samples = groups.into_iter().flatten().map(|rollout| rollout.sample).collect();
+        Ok(line)
+    }
+
+    fn roll_out(
+        &self,
+        model: &Llama,
+        prompts: &[&Problem],
+        step_idx: usize,
+        saver: &mut Saver<'_>,
+    ) -> Result<Vec<Vec<Rollout>>> {
         let options = Options {
             max_new_tokens: self.params.max_completion_length,
             sampling: Sampling {
@@ -148,7 +204,7 @@ impl Trainer<'_> {
             eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop: Vec::new(),
             max_batch_size: self.params.generation_batch_size,
-            num_threads: self.job.resources().cpu,
+            num_threads: saver.num_threads(),
         };
         let purpose = format!("rollouts of step {step_idx}");
         let seed = (self.training.seed, purpose.as_str());
@@ -159,7 +215,7 @@ impl Trainer<'_> {
             self.params.num_generations,
             &options,
             seed,
-            |_, _| (),
+            &mut saver.follow(step_idx as u64, |_, _| ()),
         )
     }
 

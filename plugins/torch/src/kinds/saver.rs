@@ -1,0 +1,427 @@
+//! When a long kind saves, where it goes on, and how it ends on SIGTERM.
+//!
+//! The state after a step is a checkpoint, and batches of a generation that were finished since are lines of a journal
+//! (`partial`). A kind's random numbers depend on step and item alone and its learning rate on the step, so neither has a
+//! state of its own. What an attempt that goes on makes is byte for byte what one that was never stopped makes, on the
+//! CPU: so it computes with the number of threads of the attempt that began, whatever it is granted, because sums of
+//! floats depend on how they are cut. Parameters that change a result by rounding only, and the device, may differ, with
+//! a warning: whoever lowers `micro_batch_tokens` because memory ran out wants to go on with it.
+//!
+//! Nothing here can fail a stage: what can't be saved or used costs a warning and time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::lm::LmError;
+use crate::lm::generate::{Completion, Follower};
+use crate::partial::{self, Checkpoint, Failures, Journal, Owner, Setup, Unusable};
+use crate::stop;
+use crate::worker::Job;
+
+/// Returns whether work ended because the worker was asked to stop.
+pub fn is_stop(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(LmError::Stopped))
+}
+
+/// How often to save; named as in transformers' `TrainingArguments` where it has them.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct SaveParams {
+    /// Steps between checkpoints; 0: `save_seconds` alone decides.
+    save_steps: usize,
+    /// Seconds after which to save; 0: `save_steps` alone decides.
+    save_seconds: f64,
+}
+
+/// Where the clock decides, a checkpoint is not saved before so many times what the last one took has passed: a large model
+/// on a slow disk must not spend its time on saving.
+const SHARE: u32 = 20;
+
+/// What an attempt goes on from, and the way to save for the next one.
+pub struct Saver<'a> {
+    job: &'a Job,
+    /// The partial folder, ours while it is open; without it nothing is read or written.
+    folder: Option<File>,
+    params: SaveParams,
+    owner: Owner,
+    setup: Setup,
+    /// Steps of the newest checkpoint, and its digest: 0 and empty before there is one.
+    base: (usize, String),
+    failures: Failures,
+    /// Steps that are done.
+    step: usize,
+    saved_at: Instant,
+    /// How long the last checkpoint took.
+    cost: Duration,
+    journal: Option<Journal>,
+    /// Batches that are in no journal yet.
+    unsaved: Vec<Batch>,
+    recalled: HashMap<(u64, usize), Vec<Completion>>,
+    /// The last save failed; that is said once.
+    is_broken: bool,
+    /// `save_steps` counts generated batches: the kind has no steps.
+    batches_are_steps: bool,
+    is_over: bool,
+}
+
+/// A finished batch of a generation.
+#[derive(Debug, Serialize, Deserialize)]
+struct Batch {
+    /// Which generation of the kind it belongs to.
+    call: u64,
+    /// Index of each request, and its completions.
+    items: Vec<(usize, Vec<Completion>)>,
+}
+
+impl<'a> Saver<'a> {
+    /// `settings` are the parameters that change the result by rounding only.
+    pub fn new(job: &'a Job, device: Device, settings: &[(&str, usize)]) -> Result<Self> {
+        let params = job.params()?;
+        let device = if device == Device::Cpu { "cpu" } else { "cuda" };
+        // From here on there is something to save.
+        stop::listen();
+        let folder = match partial::take(job.partial()) {
+            Ok(folder) => Some(folder),
+            Err(error) => {
+                job.warning(&format!("nothing is continued and nothing can be saved: {error}"));
+                None
+            }
+        };
+        Ok(Self {
+            job,
+            folder,
+            params,
+            owner: Owner {
+                kind: job.kind().to_owned(),
+                key: job.key().to_owned(),
+            },
+            setup: Setup {
+                num_threads: job.resources().cpu,
+                device: device.to_owned(),
+                settings: settings
+                    .iter()
+                    .map(|&(name, value)| (name.to_owned(), value.into()))
+                    .collect(),
+            },
+            base: (0, String::new()),
+            failures: Failures::read(job.partial()),
+            step: 0,
+            saved_at: Instant::now(),
+            cost: Duration::ZERO,
+            journal: None,
+            unsaved: Vec::new(),
+            recalled: HashMap::new(),
+            is_broken: false,
+            batches_are_steps: false,
+            is_over: false,
+        })
+    }
+
+    /// For a kind that only generates: `save_steps` counts batches.
+    pub fn counting_batches(mut self) -> Self {
+        self.batches_are_steps = true;
+        self
+    }
+
+    /// Returns how many threads to compute with: those of the attempt that began.
+    pub fn num_threads(&self) -> usize {
+        self.setup.num_threads
+    }
+
+    /// Returns how many steps are done, by earlier attempts or this one.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Looks for what earlier attempts left and returns what `load` makes of the newest checkpoint that is whole.
+    ///
+    /// `load` gets its folder, its step and the number of threads; what it fails with makes the checkpoint unusable.
+    pub fn resume<T>(&mut self, mut load: impl FnMut(&Path, usize, usize) -> Result<T>) -> Option<T> {
+        self.folder.as_ref()?;
+        let candidates = partial::candidates(self.job.partial()).unwrap_or_default();
+        let mut found = None;
+        for path in candidates {
+            let ignored = |why: &dyn std::fmt::Display| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                self.job
+                    .warning(&format!("{name} of an earlier attempt is ignored: {why}"));
+            };
+            let checkpoint = match partial::open(&path, &self.owner) {
+                Ok(checkpoint) => checkpoint,
+                Err(Unusable::Unfinished) => continue,
+                Err(error) => {
+                    ignored(&error);
+                    continue;
+                }
+            };
+            if let Some(count) = self.failures.against(&checkpoint.digest) {
+                ignored(&format!("the stage failed {count} times after it, so it starts over"));
+                return None;
+            }
+            match load(&path, checkpoint.step, checkpoint.setup.num_threads) {
+                Ok(state) => {
+                    found = Some((checkpoint, state));
+                    break;
+                }
+                Err(error) => ignored(&format!("{error:#}")),
+            }
+        }
+        let (checkpoint, state) = found.unzip();
+        if let Some(checkpoint) = checkpoint {
+            self.go_on(checkpoint);
+        }
+        self.open_journal();
+        if state.is_some() || !self.recalled.is_empty() {
+            let more = match self.recalled.len() {
+                0 => String::new(),
+                count => format!(", and {count} generated items"),
+            };
+            self.job.info(&format!(
+                "continues from step {}{more}, as an earlier attempt left it",
+                self.step
+            ));
+        }
+        state
+    }
+
+    fn go_on(&mut self, checkpoint: Checkpoint) {
+        self.step = checkpoint.step;
+        self.base = (checkpoint.step, checkpoint.digest);
+        self.take_setup(checkpoint.setup);
+    }
+
+    /// Computes as the attempt that began did, as far as its bytes depend on it.
+    fn take_setup(&mut self, began: Setup) {
+        if began.num_threads != self.setup.num_threads {
+            self.job.warning(&format!(
+                "computes with {} threads, as the attempt that began, and not with the {} it is granted: the bytes of the \
+                 result depend on it. To start over with {}, remove {}",
+                began.num_threads,
+                self.setup.num_threads,
+                self.setup.num_threads,
+                self.job.partial().display()
+            ));
+            self.setup.num_threads = began.num_threads;
+        }
+        let mut others: Vec<String> = began
+            .settings
+            .iter()
+            .filter(|(name, value)| self.setup.settings.get(*name) != Some(value))
+            .map(|(name, value)| format!("{name} was {value}"))
+            .collect();
+        if began.device != self.setup.device {
+            others.push(format!("the device was {}", began.device));
+        }
+        if !others.is_empty() {
+            self.job.warning(&format!(
+                "{} in the attempt that began: the result is that of one attempt up to rounding only",
+                others.join(" and ")
+            ));
+        }
+    }
+
+    /// Takes what the journal since the newest checkpoint holds.
+    fn open_journal(&mut self) {
+        let (step, digest) = &self.base;
+        let (journal, content) = match Journal::open::<Batch>(self.job.partial(), &self.owner, *step, digest) {
+            Ok(Some(opened)) => opened,
+            Ok(None) | Err(Unusable::Unfinished) => return,
+            Err(error) => {
+                self.job
+                    .warning(&format!("what an earlier attempt generated is ignored: {error}"));
+                return;
+            }
+        };
+        if let Some(count) = self.failures.against(digest) {
+            self.job.warning(&format!(
+                "what an earlier attempt generated is ignored: the stage failed {count} times after it"
+            ));
+            return;
+        }
+        if content.num_damaged > 0 {
+            self.job.warning(&format!(
+                "{} lines of an earlier attempt's journal are damaged; what they held is generated again",
+                content.num_damaged
+            ));
+        }
+        if digest.is_empty() {
+            self.take_setup(content.setup);
+        }
+        self.journal = Some(journal);
+        for batch in content.values {
+            let items = batch.items.into_iter().map(|(idx, list)| ((batch.call, idx), list));
+            self.recalled.extend(items);
+        }
+    }
+
+    /// Notes that a step is done, and saves where it is time.
+    ///
+    /// Nothing is saved by the clock after the `last` step: the outputs come next.
+    ///
+    /// # Errors
+    /// The worker was asked to stop; the step is saved.
+    pub fn step_done(&mut self, step: usize, last: usize, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.step = step;
+        self.unsaved.clear();
+        if stop::is_asked() {
+            return Err(self.stopped(save));
+        }
+        let by_steps = self.params.save_steps > 0 && step.is_multiple_of(self.params.save_steps);
+        if step < last && (by_steps || self.is_time(self.cost * SHARE)) {
+            self.save(save);
+        }
+        Ok(())
+    }
+
+    /// Saves what there is because the worker was asked to stop, and returns the error to end with.
+    ///
+    /// `save` writes the state after the last whole step, the one that [`Self::step_done`] was told of.
+    pub fn stopped(&mut self, save: impl FnOnce(&Path) -> Result<()>) -> anyhow::Error {
+        self.is_over = true;
+        if self.step > self.base.0 {
+            self.save(save);
+        }
+        self.write_journal();
+        self.job.info(&format!(
+            "stopped; the next attempt continues from step {}",
+            self.base.0
+        ));
+        LmError::Stopped.into()
+    }
+
+    /// Ends a kind that has no steps but generates, when all is generated.
+    ///
+    /// # Errors
+    /// The worker was asked to stop; all is saved.
+    pub fn generated(mut self) -> Result<()> {
+        if stop::is_asked() {
+            return Err(self.stopped(|_| Ok(())));
+        }
+        self.finish();
+        Ok(())
+    }
+
+    /// The long part is over: what fails from here on does not speak against what was saved.
+    pub fn finish(mut self) {
+        self.is_over = true;
+    }
+
+    /// Follows the generation that has the number `call` within the kind.
+    pub fn follow<F: FnMut(usize, usize)>(&mut self, call: u64, on_progress: F) -> Following<'_, 'a, F> {
+        Following {
+            saver: self,
+            call,
+            on_progress,
+        }
+    }
+
+    fn is_time(&self, at_least: Duration) -> bool {
+        let seconds = self.params.save_seconds;
+        // A number of seconds that no duration can be is never.
+        let pause = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        seconds > 0.0 && self.saved_at.elapsed() >= pause.max(at_least)
+    }
+
+    fn save(&mut self, fill: impl FnOnce(&Path) -> Result<()>) {
+        if self.folder.is_none() {
+            return;
+        }
+        let started = Instant::now();
+        let folder = self.job.partial();
+        let saved =
+            partial::write::<anyhow::Error>(folder, &self.owner, &self.setup, self.step, fill).and_then(|new| {
+                self.base = (new.step, new.digest);
+                self.journal = None;
+                self.failures.clear()?;
+                partial::remove_others(folder, &new.path)?;
+                Ok(())
+            });
+        (self.saved_at, self.cost) = (Instant::now(), started.elapsed());
+        match saved {
+            Ok(()) => self.job.debug(&format!(
+                "checkpoint saved: step {}, {:.2} s",
+                self.step,
+                self.cost.as_secs_f64()
+            )),
+            Err(error) => self.cannot_save(&error),
+        }
+    }
+
+    /// Writes the batches that are in no journal yet, if they go on from the newest checkpoint.
+    fn write_journal(&mut self) {
+        // After a failure the journal has a torn end: a new one begins with the next checkpoint.
+        let is_closed = self.folder.is_none() || self.is_broken;
+        if is_closed || self.unsaved.is_empty() || self.step != self.base.0 {
+            return;
+        }
+        let (step, digest) = &self.base;
+        let journal = match self.journal.take() {
+            Some(journal) => Ok(journal),
+            None => Journal::create(self.job.partial(), &self.owner, &self.setup, *step, digest),
+        };
+        let written = journal.and_then(|mut journal| {
+            journal.append(&self.unsaved)?;
+            self.journal = Some(journal);
+            self.failures.clear()
+        });
+        self.saved_at = Instant::now();
+        match written {
+            Ok(()) => self.job.debug(&format!("{} batches saved", self.unsaved.len())),
+            Err(error) => self.cannot_save(&error.into()),
+        }
+        self.unsaved.clear();
+    }
+
+    fn cannot_save(&mut self, error: &anyhow::Error) {
+        if !std::mem::replace(&mut self.is_broken, true) {
+            self.job.warning(&format!(
+                "the work so far could not be saved, so a stop would lose it: {error:#}"
+            ));
+        }
+    }
+}
+
+impl Drop for Saver<'_> {
+    /// A kind that ends before its long part is over, and was not stopped, has failed or panicked.
+    fn drop(&mut self) {
+        let is_something_saved = !self.base.1.is_empty() || self.journal.is_some();
+        if !self.is_over
+            && is_something_saved
+            && let Err(error) = self.failures.add(&self.base.1)
+        {
+            eprintln!("the failure could not be noted: {error}");
+        }
+    }
+}
+
+/// Keeps the batches of one generation.
+pub struct Following<'s, 'a, F> {
+    saver: &'s mut Saver<'a>,
+    call: u64,
+    on_progress: F,
+}
+
+impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
+    fn recall(&mut self, request_idx: usize) -> Option<Vec<Completion>> {
+        self.saver.recalled.remove(&(self.call, request_idx))
+    }
+
+    fn finished(&mut self, batch: &[usize], completions: &[Vec<Completion>]) {
+        let items = batch.iter().copied().zip(completions.iter().cloned()).collect();
+        self.saver.unsaved.push(Batch { call: self.call, items });
+        let saver = &mut *self.saver;
+        let by_steps = saver.batches_are_steps && saver.params.save_steps > 0;
+        if saver.is_time(Duration::ZERO) || (by_steps && saver.unsaved.len() >= saver.params.save_steps) {
+            saver.write_journal();
+        }
+    }
+
+    fn progress(&mut self, num_done: usize, num_tokens: usize) {
+        (self.on_progress)(num_done, num_tokens);
+    }
+}

@@ -1,0 +1,94 @@
+//! What training is between two steps, in memory and as a checkpoint.
+//!
+//! Learning rate and random numbers follow from the step. Everything else is here: weights and optimizer, the cursor in
+//! the data, and the rows that the output `metrics` already has.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::training::Order;
+use crate::formats::{MetricsLine, read_json, read_jsonl, write_json, write_jsonl};
+use crate::lm::learner::Learner;
+use crate::lm::learner_state;
+use crate::worker::Job;
+
+/// The state of a training run.
+pub struct TrainState {
+    pub learner: Learner,
+    pub order: Order,
+    /// One row for each step that is done.
+    pub metrics: Vec<MetricsLine>,
+    /// Indices that a step draws from `order`.
+    num_per_step: usize,
+}
+
+/// What the other files of a checkpoint don't say.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cursor {
+    step: usize,
+    /// Indices that were drawn from the data order.
+    num_drawn: usize,
+}
+
+impl TrainState {
+    /// Returns the state before the first step.
+    pub fn new(learner: Learner, order: Order, num_per_step: usize) -> Self {
+        Self {
+            learner,
+            order,
+            metrics: Vec::new(),
+            num_per_step,
+        }
+    }
+
+    /// Writes the state after the last whole step; what was drawn for another does not count.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        learner_state::write(&self.learner, folder)?;
+        write_jsonl(&folder.join("metrics.jsonl"), &self.metrics)?;
+        write_json(&folder.join("cursor.json"), &self.cursor(self.metrics.len()))?;
+        Ok(())
+    }
+
+    /// Returns this run as it was after a step, as [`Self::write`] left it in a folder.
+    ///
+    /// # Errors
+    /// A file can't be read, or is not of such a run.
+    pub fn read(self, folder: &Path, step: usize) -> Result<Self> {
+        let cursor: Cursor = read_json(&folder.join("cursor.json"), "cursor")?;
+        let metrics: Vec<MetricsLine> = read_jsonl(&folder.join("metrics.jsonl"), "row of metrics")?;
+        let expected = self.cursor(step);
+        ensure!(
+            cursor == expected && metrics.len() == step,
+            "it was saved at {cursor:?} with {} rows of metrics, expected {expected:?}",
+            metrics.len()
+        );
+        learner_state::read(&self.learner, folder)?;
+        Ok(Self {
+            order: self.order.at(cursor.num_drawn),
+            metrics,
+            ..self
+        })
+    }
+
+    /// Reports the newest row, or those of its values that `is_reported` picks.
+    pub fn report(&self, job: &Job, is_reported: impl Fn(&str) -> bool) {
+        if let Some(line) = self.metrics.last() {
+            for (name, value) in line.values.iter().filter(|(name, _)| is_reported(name)) {
+                job.metric(name, *value, Some(line.step));
+            }
+        }
+    }
+
+    fn cursor(&self, step: usize) -> Cursor {
+        Cursor {
+            step,
+            num_drawn: step * self.num_per_step,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Stages that are killed and started again: they continue, and end with the bytes of one that was never stopped.
+
+mod damage;
+mod runs;
+mod stage;
+
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use stage::{Base, Digests, Stage};
+
+/// Steps that are enough for a kill to come in the middle.
+const NUM_STEPS: usize = 30;
+
+fn training(more: &[(&str, Value)]) -> Value {
+    let mut params = json!({"max_steps": NUM_STEPS, "save_steps": 1});
+    for (name, value) in more {
+        params[*name] = value.clone();
+    }
+    params
+}
+
+fn sft_params() -> Value {
+    training(&[
+        ("per_device_train_batch_size", json!(16)),
+        ("learning_rate", json!(0.003)),
+        ("micro_batch_tokens", json!(128)),
+    ])
+}
+
+/// What fine-tuning makes that is never stopped, and saves nothing.
+fn untouched_sft() -> &'static Digests {
+    static DIGESTS: OnceLock<Digests> = OnceLock::new();
+    DIGESTS.get_or_init(|| {
+        let mut stage = Base::get().sft(sft_params());
+        stage.set("/params/save_steps", json!(0));
+        stage.run().assert_done();
+        stage.digests()
+    })
+}
+
+fn grpo_params(num_steps: usize) -> Value {
+    json!({
+        "max_steps": num_steps, "save_steps": 1, "num_generations": 4, "prompts_per_step": 6, "learning_rate": 0.001,
+        "max_completion_length": 40, "beta": 0.05, "micro_batch_tokens": 256, "generation_batch_size": 8,
+    })
+}
+
+/// Kills the stage once at each of the steps, and then lets it end; it must make what an untouched one makes.
+#[track_caller]
+fn assert_continues(stage: &Stage, steps: &[usize]) {
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    for &step in steps {
+        stage.kill_after(step);
+    }
+    let last = stage.run();
+    let from = last.assert_done().continued_from();
+    assert!(
+        from >= steps.last().copied(),
+        "continued from {from:?}: {}",
+        last.messages()
+    );
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+#[test]
+fn pretraining_continues() {
+    assert_continues(&Base::get().pretrain(training(&[])), &[12]);
+}
+
+#[test]
+fn fine_tuning_continues_after_each_of_two_kills() {
+    assert_continues(&Base::get().sft(sft_params()), &[5, 16]);
+}
+
+#[test]
+fn grpo_continues() {
+    let stage = Base::get().grpo(grpo_params(14));
+    assert_continues(&stage, &[4]);
+    let samples = std::fs::read_to_string(stage.output("samples")).expect("the samples");
+    assert_eq!(samples.lines().count(), 24);
+    let metrics = std::fs::read_to_string(stage.output("metrics")).expect("the metrics");
+    let learned = metrics.lines().any(|line| !line.contains("\"grad_norm\":0.0"));
+    assert!(
+        learned,
+        "no rollout was better than another, so this shows nothing: {metrics}"
+    );
+}
+
+#[test]
+fn rollouts_that_are_finished_are_not_generated_again() {
+    // The clock saves every batch; one step has three of them for each of six prompts, and no checkpoint is due before.
+    let mut params = grpo_params(3);
+    for (name, value) in [
+        ("save_steps", json!(0)),
+        ("save_seconds", json!(1e-9)),
+        ("generation_batch_size", json!(4)),
+    ] {
+        params[name] = value;
+    }
+    let stage = Base::get().grpo(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    stage.kill_after_lines(2);
+    let last = stage.run();
+    last.assert_done().assert_says("generated items");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+fn search_params() -> Value {
+    json!({
+        "num_simulations": 10, "num_candidates": 4, "num_rollouts": 4, "max_step_length": 16,
+        "max_completion_length": 32, "generation_batch_size": 16, "save_steps": 1,
+    })
+}
+
+#[test]
+fn a_search_continues_between_simulations() {
+    assert_continues(&Base::get().search(search_params()), &[2, 4]);
+}
+
+#[test]
+fn a_search_continues_within_a_simulation() {
+    let mut params = search_params();
+    (params["save_steps"], params["save_seconds"]) = (json!(0), json!(1e-9));
+    let stage = Base::get().search(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    stage.kill_after_lines(5);
+    let last = stage.run();
+    last.assert_done().assert_says("generated items");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+fn eval_params() -> Value {
+    json!({"num_samples": 24, "max_completion_length": 40, "generation_batch_size": 24, "save_steps": 1})
+}
+
+#[test]
+fn an_evaluation_samples_only_what_is_missing() {
+    let stage = Base::get().eval(eval_params());
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    stage.kill_after_lines(2);
+    stage.kill_after_lines(4);
+    let num_saved = stage.num_lines();
+    let last = stage.run();
+    last.assert_done()
+        .assert_says(&format!("and {num_saved} generated items"));
+    let first = last
+        .events
+        .iter()
+        .find(|event| event["event"] == "progress")
+        .expect("a progress");
+    assert_eq!(first["done"], 24 * num_saved, "the rate must come from new work");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+#[test]
+fn sigterm_saves_and_ends() {
+    let mut sft = sft_params();
+    sft["save_steps"] = json!(0);
+    let mut search = search_params();
+    search["save_steps"] = json!(0);
+    let mut eval = eval_params();
+    eval["save_steps"] = json!(0);
+    let mut grpo = grpo_params(14);
+    grpo["save_steps"] = json!(0);
+    let base = Base::get();
+    for (stage, done) in [
+        (base.sft(sft), 3),
+        (base.grpo(grpo), 2),
+        (base.search(search), 1),
+        (base.eval(eval), 24),
+    ] {
+        let untouched = stage.fresh();
+        untouched.run().assert_done();
+        stage
+            .terminate_after(done)
+            .assert_says("stopped; the next attempt continues from step");
+        let last = stage.run();
+        last.assert_done().assert_says("continues from step");
+        assert_eq!(stage.digests(), untouched.digests());
+    }
+}
+
+#[test]
+fn a_stage_that_was_stopped_after_its_last_step_only_writes_its_outputs() {
+    // A stage of one step more never saves its last: so its newest checkpoint is that of our last step.
+    let mut sft = sft_params();
+    sft["lr_scheduler_type"] = json!("constant");
+    let base = Base::get();
+    for mut stage in [base.sft(sft), base.grpo(grpo_params(0))] {
+        stage.set("/params/max_steps", json!(5));
+        let untouched = stage.fresh();
+        untouched.run().assert_done();
+        stage.set("/params/max_steps", json!(6));
+        stage.kill_after(5);
+        stage.set("/params/max_steps", json!(5));
+        let last = stage.run();
+        assert_eq!(last.assert_done().continued_from(), Some(5));
+        let metric = last
+            .events
+            .iter()
+            .rfind(|event| event["event"] == "metric")
+            .expect("a metric");
+        assert_eq!(metric["step"], 5, "the record keeps the last values");
+        assert_eq!(stage.digests(), untouched.digests());
+    }
+}
+
+#[test]
+fn two_workers_never_save_into_one_folder() {
+    let stage = Base::get().sft(sft_params());
+    std::fs::create_dir_all(stage.partial()).expect("a folder");
+    let folder = std::fs::File::open(stage.partial()).expect("a folder");
+    folder.lock().expect("nobody else has it");
+    let ended = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| stage.run());
+        // This is said right before the training begins, and the training begins with what was saved.
+        while !stage.said().contains("tokens each") {
+            assert!(!waiting.is_finished(), "it ended without a word");
+            std::thread::yield_now();
+        }
+        let said = stage.said();
+        assert!(!said.contains("\"progress\""), "it did not wait for the folder: {said}");
+        drop(folder);
+        waiting.join().expect("no panic")
+    });
+    ended.assert_done();
+    assert_eq!(stage.digests(), *untouched_sft());
+}
+
+#[test]
+fn a_short_stage_saves_nothing() {
+    let stage = Base::get().sft(json!({"max_steps": 3}));
+    stage.run().assert_done();
+    assert_eq!(std::fs::read_dir(stage.partial()).expect("a folder").count(), 0);
+}
+
+/// Ends a stage that was killed with another number of threads.
+#[track_caller]
+fn assert_keeps_its_threads(mut stage: Stage, untouched: &Digests) {
+    stage.set("/resources/cpu", json!(1));
+    let last = stage.run();
+    last.assert_done()
+        .assert_says("continues from step")
+        .assert_says("warning: computes with 2 threads, as the attempt that began, and not with the 1");
+    assert_eq!(stage.digests(), *untouched);
+}
+
+#[test]
+fn the_threads_are_those_of_the_attempt_that_began() {
+    let sft = Base::get().sft(sft_params());
+    sft.kill_after(3);
+    assert_keeps_its_threads(sft, untouched_sft());
+    let eval = Base::get().eval(eval_params());
+    let untouched = eval.fresh();
+    untouched.run().assert_done();
+    eval.kill_after_lines(2);
+    assert_keeps_its_threads(eval, &untouched.digests());
+}
+
+#[test]
+fn what_changes_the_result_by_rounding_may_change_with_a_warning() {
+    let mut stage = Base::get().sft(sft_params());
+    stage.kill_after(3);
+    stage.set("/params/micro_batch_tokens", json!(64));
+    let last = stage.run();
+    last.assert_done()
+        .assert_says("warning: micro_batch_tokens was 128 in the attempt that began");
+    assert!(last.continued_from() >= Some(3));
+}
