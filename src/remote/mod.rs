@@ -9,6 +9,7 @@
 
 pub mod http;
 pub mod link;
+mod listing;
 pub mod objects;
 pub mod tls;
 mod unavailable;

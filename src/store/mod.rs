@@ -84,6 +84,7 @@ pub use record::{Lookup, Record, RecordFile};
 pub use runs::{RunFolder, RunId, RunState, RunStatus};
 pub use signature::{BadPublicKey, PublicKey, SigningKey, Trust};
 pub use snapshot::{Found, Snapshot};
+pub(crate) use tree::Inside;
 pub use tree::{LinkFault, Manifest, TreeFault, TreeFile, TreeLink};
 
 use crate::digest::{ContentKey, Digest, RecipeKey};

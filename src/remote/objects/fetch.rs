@@ -16,9 +16,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::chunks::ChunkId;
 use super::known::State;
 use super::map::{Blob, Map, Pack};
-use super::{Objects, blocking, listing, pack, records};
+use super::{Objects, blocking, pack, records};
 use crate::digest::Digest;
-use crate::remote::{Content, Meter, Moved, RemoteError};
+use crate::remote::{Content, Meter, Moved, RemoteError, listing};
 use crate::store::{Incoming, Store, StoreError};
 
 /// Ranges of a pack that lie no farther apart are one request.
@@ -72,12 +72,9 @@ pub(super) async fn fetch(
     let (reading, wanted) = (Arc::clone(store), subpath.map(str::to_owned));
     let files = blocking(move || {
         let bytes = reading.read_blob(manifest)?;
-        listing::blobs(&bytes, wanted.as_deref()).ok_or(StoreError::BadManifest { digest: manifest })
+        listing::blobs(manifest, &bytes, wanted.as_deref())
     })
     .await?;
-    if let (Some(subpath), true) = (subpath, files.is_empty()) {
-        return Err(nothing_at(subpath));
-    }
     let digests: Vec<Digest> = files.into_iter().map(|(digest, _)| digest).collect();
     moved += fetching.blobs(&digests).await?;
     Ok(moved)

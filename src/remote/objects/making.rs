@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use super::chunks::{ChunkId, Chunks};
 use super::map::{Blob, Chunk, Map, Pack};
-use super::{known, listing, pack};
+use super::{known, pack};
 use crate::digest::Digest;
-use crate::remote::{Content, RemoteError};
+use crate::remote::{Content, RemoteError, listing};
 use crate::store::{Store, StoreError};
 
 /// Content up to this size lies in its map.
@@ -56,7 +56,7 @@ impl Job {
             });
         };
         let bytes = store.read_blob(manifest)?;
-        let files = listing::blobs(&bytes, None).ok_or(StoreError::BadManifest { digest: manifest })?;
+        let files = listing::blobs(manifest, &bytes, None)?;
         let mut blobs = vec![(manifest, bytes.len() as u64)];
         blobs.extend(files.into_iter().filter(|file| file.0 != manifest));
         Ok(Job { content, blobs })

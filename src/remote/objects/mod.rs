@@ -28,7 +28,6 @@ mod collect;
 mod errors;
 mod fetch;
 mod known;
-mod listing;
 mod making;
 mod map;
 mod pack;
