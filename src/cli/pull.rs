@@ -95,7 +95,9 @@ fn bring_all(store: &Store, link: &Link, records: &[Option<Record>]) -> Vec<(Str
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(bring)).collect();
-        let brought = threads.into_iter().flat_map(|thread| thread.join().expect("bringing does not panic"));
+        let brought = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("bringing does not panic"));
         brought.collect()
     })
 }

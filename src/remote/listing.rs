@@ -14,7 +14,20 @@ pub(in crate::remote) fn blobs(
     manifest: &[u8],
     subpath: Option<&str>,
 ) -> Result<Vec<(Digest, u64)>, StoreError> {
-    let manifest = Manifest::read(manifest).map_err(|_| StoreError::BadManifest { digest })?;
+    of_manifest(
+        Manifest::read(manifest).map_err(|_| StoreError::BadManifest { digest })?,
+        subpath,
+    )
+}
+
+/// As [`blobs`], of a manifest that was read.
+///
+/// # Errors
+/// Nothing lies at the path.
+pub(in crate::remote) fn of_manifest(
+    manifest: Manifest,
+    subpath: Option<&str>,
+) -> Result<Vec<(Digest, u64)>, StoreError> {
     let files = match subpath.map(|subpath| (subpath, manifest.at(subpath))) {
         None => manifest.files,
         Some((_, Some(Inside::Folder(part)))) => part.files,

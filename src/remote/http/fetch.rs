@@ -1,6 +1,5 @@
 //! Bringing content: the manifest first, then what of it is asked for and not here, each blob checked on arrival.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use super::protocol::{BATCH_TYPE, SIZE_HEADER, SMALL_BLOB_BYTES, take_frame};
 use super::wire::{ATTEMPTS, pause};
 use super::{Http, blocking, groups};
 use crate::digest::Digest;
-use crate::remote::{Content, Meter, Moved, RemoteError};
+use crate::remote::{Content, Meter, Moved, RemoteError, listing};
 use crate::store::{Artifact, Incoming, Manifest, Store, StoreError};
 
 /// How much one request brings of small blobs: what is lost when it breaks off.
@@ -60,7 +59,7 @@ impl Http {
             Err(error @ StoreError::BadManifest { .. }) => return Err(damaged(content.digest, &error.to_string())),
             Err(error) => return Err(error.into()),
         };
-        let wanted = wanted(&manifest, subpath)?;
+        let wanted = listing::of_manifest(manifest, subpath)?;
         let asked = Arc::clone(store);
         let (here, absent) = blocking(move || {
             Ok(wanted
@@ -507,30 +506,6 @@ pub(super) async fn manifest_of(store: &Arc<Store>, content: Content) -> Result<
         files: 0,
     };
     blocking(move || store.checked_manifest(&named)).await
-}
-
-/// Returns the blobs of a folder, or of what lies at a path inside it, each once.
-fn wanted(manifest: &Manifest, subpath: Option<&str>) -> Result<Vec<(Digest, u64)>, RemoteError> {
-    let subpath = subpath.map(|subpath| subpath.trim_matches('/'));
-    let is_inside = |path: &str| match subpath {
-        None => true,
-        Some(subpath) => path
-            .strip_prefix(subpath)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-    };
-    let inside = manifest.files.iter().filter(|file| is_inside(&file.path));
-    let blobs: BTreeSet<_> = inside.map(|file| (file.digest, file.size)).collect();
-    match subpath {
-        Some(subpath) if blobs.is_empty() => Err(no_subpath(subpath, manifest)),
-        _ => Ok(blobs.into_iter().collect()),
-    }
-}
-
-fn no_subpath(subpath: &str, manifest: &Manifest) -> RemoteError {
-    RemoteError::Store(StoreError::NoSubpath {
-        subpath: subpath.to_owned(),
-        has: manifest.files.iter().take(12).map(|file| file.path.clone()).collect(),
-    })
 }
 
 fn sum(blobs: &[(Digest, u64)]) -> u64 {

@@ -47,7 +47,7 @@ impl Link {
     pub fn claim(&self, key: ContentKey) -> LinkClaim {
         let settings = &self.shared.settings;
         // Who does not push has nothing to offer to those who would wait.
-        if self.is_down() || !(settings.claims && settings.push && settings.pull) {
+        if !(self.shared.is_pushing() && settings.claims && settings.pull) {
             return LinkClaim::Free;
         }
         let mut waited = locked(&self.claims.waited);
@@ -91,7 +91,7 @@ impl Link {
                 LinkClaim::Taken(owner)
             }
             Some(Err(error)) => {
-                self.shared.fault("claiming a node", &error);
+                self.shared.write_fault("claiming a node", &error);
                 LinkClaim::Free
             }
             None => LinkClaim::Free,
@@ -148,7 +148,7 @@ async fn renew_all(shared: Arc<Shared>, held: Arc<Mutex<HashMap<ContentKey, Stri
                 Ok(true) => drop(locked(&held).get_mut(&key).map(|held| *held = token)),
                 // Somebody thought us dead. Both will come to the same result.
                 Ok(false) => drop(locked(&held).remove(&key)),
-                Err(error) => shared.fault("renewing a claim", &error),
+                Err(error) => shared.write_fault("renewing a claim", &error),
             }
         }
     }

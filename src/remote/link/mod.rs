@@ -56,6 +56,8 @@ struct Shared {
     /// One lock for each artifact that is being fetched, so that two nodes that need it fetch it once.
     fetching: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     is_down: AtomicBool,
+    /// Nothing can be written there, but what is there can be read.
+    is_read_only: AtomicBool,
     notes: Mutex<Vec<String>>,
     fetched: Meter,
     sent: Meter,
@@ -74,6 +76,23 @@ impl Shared {
             return;
         }
         self.note(format!("{doing}: {error}"));
+    }
+
+    /// Tells a fault of writing once; who may not write may still read.
+    fn write_fault(&self, doing: &str, error: &RemoteError) {
+        if !matches!(error, RemoteError::Denied { .. } | RemoteError::Full { .. }) {
+            return self.fault(doing, error);
+        }
+        if !self.is_read_only.swap(true, Ordering::Relaxed) {
+            self.note(format!(
+                "nothing more is pushed: while {doing}: {error}; results stay here, and a later run pushes them"
+            ));
+        }
+    }
+
+    /// Returns whether results go to the remote.
+    fn is_pushing(&self) -> bool {
+        self.settings.push && !self.is_down() && !self.is_read_only.load(Ordering::Relaxed)
     }
 
     fn note(&self, text: String) {
@@ -96,6 +115,7 @@ impl Link {
             broken: Mutex::default(),
             fetching: Mutex::default(),
             is_down: AtomicBool::new(false),
+            is_read_only: AtomicBool::new(false),
             notes: Mutex::default(),
             fetched: Meter::default(),
             sent: Meter::default(),

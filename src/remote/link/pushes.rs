@@ -77,13 +77,16 @@ impl Link {
             self.shared
                 .note(format!("what is to be pushed could not be noted: {error}"));
         }
-        if self.is_down() {
-            return;
+        if !self.shared.is_pushing() {
+            return self.release(content_key);
         }
         self.pushes.offered.fetch_add(1, Ordering::Relaxed);
         let (shared, ended, held) = (Arc::clone(&self.shared), Arc::clone(&self.pushes.ended), self.held());
         let work = async move {
-            let pushed = push(&shared, key, false).await;
+            let pushed = match shared.is_pushing() {
+                true => push(&shared, key, false).await,
+                false => Pushed::Failed("nothing more is pushed".into()),
+            };
             tell(&shared, key, &pushed);
             let token = locked(&held).remove(&content_key);
             if let Some(token) = token {
@@ -110,7 +113,7 @@ impl Link {
 
     /// Offers again what earlier runs could not push.
     pub fn offer_again(&self) {
-        if !self.shared.settings.push || self.is_down() {
+        if !self.shared.is_pushing() {
             return;
         }
         for key in unpushed(&self.shared.store) {
@@ -166,8 +169,8 @@ async fn push(shared: &Arc<Shared>, key: RecipeKey, replace: bool) -> Pushed {
             Pushed::Incomplete
         }
         Err(error) => {
-            if error.is_down() {
-                shared.fault("pushing results", &error);
+            if error.is_down() || matches!(error, RemoteError::Full { .. }) {
+                shared.write_fault("pushing results", &error);
             }
             Pushed::Failed(error.to_string())
         }
@@ -245,7 +248,7 @@ fn tell(shared: &Shared, key: RecipeKey, pushed: &Pushed) {
             shared.remote.address(),
             key.0.short()
         )),
-        Pushed::Failed(why) if !shared.is_down() => {
+        Pushed::Failed(why) if shared.is_pushing() => {
             shared.note(format!(
                 "a result could not be pushed and will be again by the next run: {why}"
             ));
