@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::meter::{Meter, Unit};
 use super::{CliError, Global, Output};
+use crate::digest::Digest;
 use crate::report;
+use crate::store::Elsewhere;
 use crate::store::{FsckOptions, FsckStep};
 
 /// Arguments of `fsck`.
@@ -23,7 +25,18 @@ pub struct FsckArgs {
 }
 
 pub(super) fn run(args: &FsckArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = global.store(None)?;
+    let (store, link) = global.linked(None)?;
+    if let Some(link) = link.filter(|_| args.repair) {
+        // Whatever it says of this key, it has answered.
+        link.look_ahead(&[Digest::of(b"")]);
+        if link.is_down() {
+            return Err(CliError::Usage(
+                "the remote can't be reached, and what lies only there would count as lost: try again later, or pass \
+                 --no-remote to make do with what is here"
+                    .into(),
+            ));
+        }
+    }
     let options = FsckOptions {
         repair: args.repair,
         sample: args.sample,

@@ -40,7 +40,7 @@ pub struct GcArgs {
 }
 
 pub(super) fn run(args: &GcArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = global.store(None)?;
+    let store = global.local_store(None)?;
     let policy = policy(args, &global.settings(None)?.cache);
     let progress = Progress::new();
     let collected = store.collect(&policy, args.dry_run, &|num_read| progress.tell(num_read))?;

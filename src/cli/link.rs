@@ -67,8 +67,10 @@ impl Global {
         match named.as_deref() {
             None => settings.remote.clone(),
             Some("" | "none") => None,
+            // Who names it wants it used.
             Some(url) => Some(RemoteSettings {
                 url: url.to_owned(),
+                pull: true,
                 ..settings.remote.clone().unwrap_or_else(|| RemoteSettings::at(url))
             }),
         }

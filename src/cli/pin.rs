@@ -64,7 +64,7 @@ struct Pinned {
 pub(super) fn run(args: &PinArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let path = Path::new(&args.target);
     let is_file = path.is_file();
-    let store = global.store(is_file.then_some(path))?;
+    let store = global.local_store(is_file.then_some(path))?;
     let pinned = match is_file {
         true => of_pipeline(args, global, &store)?,
         false => of_run_or_digest(args, &store)?,
@@ -102,7 +102,7 @@ pub(super) fn run(args: &PinArgs, global: &Global, output: &mut Output) -> Resul
 }
 
 pub(super) fn unpin(args: &UnpinArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = global.store(None)?;
+    let store = global.local_store(None)?;
     for name in &args.names {
         if !store.remove_pin(name)? {
             let pins = store.pins()?;
@@ -119,7 +119,7 @@ pub(super) fn unpin(args: &UnpinArgs, global: &Global, output: &mut Output) -> R
 }
 
 pub(super) fn list(args: &PinsArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let pins = global.store(None)?.pins()?;
+    let pins = global.local_store(None)?.pins()?;
     match args.json {
         true => output.json(&json!(pins)),
         false => output.text(&report::describe_pins(&pins)),

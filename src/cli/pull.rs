@@ -109,6 +109,11 @@ pub(super) fn run(args: &PullArgs, global: &Global, output: &mut Output) -> Resu
         ));
     };
     let (store, link) = linked(global, Some(file))?;
+    if !link.settings().pull {
+        return Err(CliError::Usage(
+            "volvelle.yaml says `pull: false` of the remote; --remote URL overrides it".into(),
+        ));
+    }
     let graph = args.results.pipeline(file).graph(global, &store)?;
     let chosen = args.results.chosen(&graph)?;
     store.look_ahead(chosen.iter().map(|&idx| graph.recipe_key(idx)));
@@ -145,6 +150,9 @@ pub(super) fn run(args: &PullArgs, global: &Global, output: &mut Output) -> Resu
             records.len(),
             report::bytes(wire_bytes)
         ))?;
+    }
+    if link.is_down() {
+        return Err(CliError::Absent(format!("{} could not be used", link.address())));
     }
     if failed.is_empty() {
         Ok(())

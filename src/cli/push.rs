@@ -37,7 +37,7 @@ pub(super) fn run(args: &PushArgs, global: &Global, output: &mut Output) -> Resu
         None if args.all => every_key(&store),
         None => link.unpushed(),
     };
-    let summary = transfer::told("pushing", link.sent(), || link.push_all(keys, args.replace, |_| ()));
+    let summary = transfer::told("pushing", link.sent(), || link.push_all(keys, args.replace));
     if args.json {
         output.json(&to_json(&summary))?;
     } else {

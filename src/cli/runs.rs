@@ -19,7 +19,7 @@ pub struct RunsArgs {
 }
 
 pub(super) fn run(args: &RunsArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = global.store(None)?;
+    let store = global.local_store(None)?;
     let runs: Vec<RunState> = store.runs().into_iter().take(args.limit).collect();
     if args.json {
         return output.json(&json!(runs));

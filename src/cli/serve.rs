@@ -52,7 +52,7 @@ pub struct ServeArgs {
 }
 
 pub(super) fn run(args: &ServeArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
-    let store = Arc::new(global.store(None)?);
+    let store = Arc::new(global.local_store(None)?);
     let options = options(args, &store)?;
     let is_plain = args.tls_cert.is_none() && !options.listen.ip().is_loopback();
     // Inside the runtime from the start: listening sockets belong to one.

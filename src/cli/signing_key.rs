@@ -31,13 +31,18 @@ pub(super) fn read() -> Result<Option<SigningKey>, CliError> {
     // Where nothing says where it would be, there is none.
     let Ok(path) = path() else { return Ok(None) };
     match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && std::env::var_os(VARIABLE).is_none() => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named() => Ok(None),
         Err(error) => Err(CliError::Usage(format!(
             "cannot read the signing key {}: {error}",
             path.display()
         ))),
         Ok(text) => parse(&path, &text).map(Some),
     }
+}
+
+/// Returns whether the environment names a key.
+fn is_named() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty())
 }
 
 fn parse(path: &Path, text: &str) -> Result<SigningKey, CliError> {

@@ -58,7 +58,7 @@ enum ScopeArg {
 pub(super) fn run(args: &TokenArgs, global: &Global, output: &mut Output) -> Result<(), CliError> {
     let file = match &args.tokens {
         Some(path) => TokenFile::at(path.clone()),
-        None => TokenFile::of_store(global.store(None)?.root()),
+        None => TokenFile::of_store(global.local_store(None)?.root()),
     };
     match &args.action {
         Action::New { name, scope, expires } => {

@@ -206,7 +206,11 @@ pub(crate) async fn execute(
 ) -> Result<Record, AttemptError> {
     let attempt = Arc::new(attempt);
     let preparing = blocking(&attempt, prepare);
-    let prepared = transfer::told(preparing, attempt.link.as_ref(), &attempt.node.id, report).await?;
+    // What is fetched may take long; the thread that does it is left to itself when nobody wants it any more.
+    let prepared = tokio::select! {
+        prepared = transfer::told(preparing, attempt.link.as_ref(), &attempt.node.id, report) => prepared?,
+        Ok(()) = stop.changed() => return Err(AttemptError::Cancelled),
+    };
     let outcome = work(&attempt, &prepared, report, stop).await;
     let (attempt, folder) = (Arc::clone(&attempt), prepared.folders.root.clone());
     let result = blocking(&attempt, move |attempt| {

@@ -84,12 +84,40 @@ impl Decider<'_> {
         stored
     }
 
+    /// Looks elsewhere, for all at once, for what has the content keys of the nodes that lack a result and whose inputs
+    /// are there; one by one that would take a way there and back for each.
+    pub(crate) fn look_ahead(&self, stored: &[Stored]) {
+        let Some(elsewhere) = self.store.elsewhere() else {
+            return;
+        };
+        let settled: Vec<Option<Settled>> = stored
+            .iter()
+            .map(|stored| match stored {
+                Stored::Complete(found) => Some(Settled {
+                    found: found.clone(),
+                    fresh: false,
+                }),
+                _ => None,
+            })
+            .collect();
+        let is_lacking = |idx: usize| !matches!(stored[idx], Stored::Complete(_) | Stored::NotAsked);
+        let is_decidable = |idx: usize| {
+            let mut items = self.graph.items(idx).peekable();
+            items.peek().is_some() && items.all(|item| settled[item.node].is_some())
+        };
+        let nodes = (0..stored.len()).filter(|&idx| is_lacking(idx) && is_decidable(idx));
+        let keys: Vec<Digest> = nodes
+            .filter_map(|idx| Some(self.content(idx, &settled).ok()?.0.0))
+            .collect();
+        elsewhere.look_ahead(&keys);
+    }
+
     fn stored_here(&self, wanted: impl Fn(usize) -> bool + Sync) -> Vec<Stored> {
         let num_nodes = self.graph.len();
         let look = |range: std::ops::Range<usize>| {
             let one = |idx| {
                 if wanted(idx) {
-                    self.stored_as(idx, false)
+                    self.stored_as(idx, false, false)
                 } else {
                     Stored::NotAsked
                 }
@@ -117,10 +145,11 @@ impl Decider<'_> {
 
     /// Returns what the store has of a node now, whatever happened since the snapshot was read.
     pub(crate) fn stored_at(&self, idx: usize) -> Stored {
-        self.stored_as(idx, true)
+        self.stored_as(idx, true, true)
     }
 
-    fn stored_as(&self, idx: usize, now: bool) -> Stored {
+    /// With `now`, what changed since the snapshot was read counts; with `anywhere`, what lies elsewhere does.
+    fn stored_as(&self, idx: usize, now: bool, anywhere: bool) -> Stored {
         let Some(found) = self.store.find(self.snapshot, self.graph.recipe_key(idx), now) else {
             return Stored::Absent;
         };
@@ -134,7 +163,7 @@ impl Decider<'_> {
         }
         match self.store.missing(self.snapshot, &found) {
             None => Stored::Complete(found),
-            Some(_) if self.is_elsewhere(&self.snapshot.known(&found)) => Stored::Complete(found),
+            Some(_) if anywhere && self.is_elsewhere(&self.snapshot.known(&found)) => Stored::Complete(found),
             Some(missing) => Stored::Incomplete(found, missing),
         }
     }
@@ -197,6 +226,13 @@ impl Decider<'_> {
         };
         // Under its recipe the result is found at once the next time. A full disk does not make it less true.
         let (key, id) = (self.graph.recipe_key(idx), self.graph.id(idx));
+        if !self.store.may_copy(&record) {
+            return Ok(Decision::Hit {
+                found: self.found(&record),
+                cut_off,
+                by_content: None,
+            });
+        }
         let written = self.store.put_same(&record, key, &self.graph.recipe(idx), &id.0);
         let record = written.unwrap_or_else(|error| {
             tracing::warn!(node = %id, %error, "the record could not be written under its recipe");
@@ -246,7 +282,9 @@ impl Decider<'_> {
             outputs.all(|output| record.artifacts.contains_key(&output.name))
         };
         let mut lookup = self.store.lookup_content(pending.content_key);
+        // Without inputs the content key says what the recipe key does.
         if !matches!(lookup, Lookup::Hit(_))
+            && self.graph.items(idx).next().is_some()
             && let Some(elsewhere) = self.store.elsewhere()
         {
             elsewhere.look_ahead(&[pending.content_key.0]);

@@ -102,6 +102,7 @@ pub fn run(
     listener: Listener<'_>,
 ) -> Result<RunReport, RunError> {
     let clock = Instant::now();
+    options.link.iter().for_each(|link| link.begin());
     let selection = selection::select(&graph, options)?;
     let file = std::path::absolute(&graph.file).unwrap_or_else(|_| graph.file.clone());
     store.verify_touched();
@@ -133,7 +134,12 @@ pub fn run(
     };
     let counts = scheduler.counts();
     let undone = counts[NodeState::Failed] + counts[NodeState::Skipped] + counts[NodeState::Cancelled];
-    let outputs = outputs::publish(scheduler.decider(), scheduler.settled());
+    // Laying results out may fetch them, which nobody waits for who wants to stop.
+    let outputs = if interrupted {
+        Vec::new()
+    } else {
+        outputs::publish(scheduler.decider(), scheduler.settled())
+    };
     if let Some(link) = &options.link {
         if interrupted {
             link.release_all();

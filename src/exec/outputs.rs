@@ -16,7 +16,7 @@ use crate::store::{Artifact, Store, StoreError};
 /// Up to this size a result is copied, so that it can be edited without harm.
 const COPIED_BYTES: u64 = 32 << 20;
 
-/// Up to this size a result that lies in the remote is fetched unasked; `volvelle show` and `pull` fetch the others.
+/// So much in all of what lies in the remote is fetched unasked; `volvelle show` and `pull` fetch the others.
 const FETCHED_BYTES: u64 = 256 << 20;
 
 /// Of more nodes than this nobody opens the results one by one; `volvelle show` has them all.
@@ -35,6 +35,7 @@ pub(crate) fn publish(decider: Decider<'_>, settled: &[Option<Settled>]) -> Vec<
     let Decider { graph, store, snapshot } = decider;
     let root = store.root().join("outputs").join(file_name(&graph.pipeline));
     let mut published = Vec::new();
+    let mut may_fetch = FETCHED_BYTES;
     let is_read = |idx: &usize| graph.consumers(*idx).next().is_some();
     for idx in (0..graph.len()).filter(|idx| !is_read(idx)).take(MAX_NODES) {
         let Some(settled) = &settled[idx] else { continue };
@@ -43,8 +44,11 @@ pub(crate) fn publish(decider: Decider<'_>, settled: &[Option<Settled>]) -> Vec<
             let Some(artifact) = snapshot.artifact(&settled.found, &output.name) else {
                 continue;
             };
-            if artifact.size_bytes > FETCHED_BYTES && store.missing_blob(&artifact).is_some() {
-                continue;
+            if store.elsewhere().is_some() && store.missing_blob(&artifact).is_some() {
+                if artifact.size_bytes > may_fetch {
+                    continue;
+                }
+                may_fetch -= artifact.size_bytes;
             }
             let folder = root.join(file_name(&id.0));
             let path = folder.join(format!("{}{}", file_name(&output.name), extension(&output.type_name)));

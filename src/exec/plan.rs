@@ -236,6 +236,7 @@ pub fn plan(graph: &Graph, store: &Store, options: &RunOptions) -> Result<Plan, 
         snapshot: &snapshot,
     };
     let stored = decider.stored(|idx| choices[idx].wanted);
+    decider.look_ahead(&stored);
     let mut planner = Planner {
         decider,
         history: History::new(store, &graph.pipeline),

@@ -156,6 +156,7 @@ impl Scheduler {
     pub(crate) fn settle_all(&mut self, journal: &mut Journal<'_>) {
         let mut events = Vec::new();
         let stored = self.decider().stored(|idx| self.choices[idx].wanted);
+        self.decider().look_ahead(&stored);
         // Nodes stand after what they depend on, so one pass sees every node after its inputs.
         for (idx, stored) in stored.into_iter().enumerate() {
             if self.choices[idx].wanted && self.unsettled[idx] == 0 && self.states[idx] == NodeState::Waiting {
@@ -296,7 +297,7 @@ impl Scheduler {
         let is_gone = |item: &Item<'_>| decider.artifact_of(*item, &self.settled).manifest == Some(digest);
         let producer = self.graph.items(idx).find(is_gone).map(|item| item.node);
         match producer {
-            Some(producer) if self.may_put_back(idx) => {
+            Some(producer) if self.may_put_back(idx, producer) => {
                 self.states[idx] = NodeState::Waiting;
                 self.make_again(producer, digest, events);
             }
@@ -427,7 +428,12 @@ impl Scheduler {
                 None => self.give(grant),
             }
         }
-        self.ready.extend(waiting);
+        // Meanwhile an input of one may have turned out to be gone.
+        self.ready.extend(
+            waiting
+                .into_iter()
+                .filter(|rank| self.pending.contains_key(&rank.idx())),
+        );
     }
 
     fn give(&mut self, grant: Grant) {
@@ -463,6 +469,8 @@ impl Scheduler {
                 content,
             }),
             Err(error) => {
+                let key = self.pending.get(&idx).map(|pending| pending.content_key);
+                key.iter().for_each(|key| self.release(*key));
                 self.undecided(idx, error, &mut events);
                 None
             }
@@ -473,21 +481,32 @@ impl Scheduler {
 
     /// Makes sure, with the lock of this machine held, that a node has no result by now and no other machine runs it.
     fn claim_everywhere(&mut self, idx: usize, lock: KeyLock, events: &mut Vec<Event>) -> Option<KeyLock> {
-        let content_key = self.pending[&idx].content_key;
-        if let Some(link) = self.link.clone() {
-            match link.claim(content_key) {
-                LinkClaim::Taken(owner) => {
-                    self.contended.push(idx);
-                    self.announce_wait(idx, owner, events);
-                    return None;
-                }
-                // Since the run began another machine may have finished it.
-                LinkClaim::Free => link.forget(&[self.graph.recipe_key(idx).0, content_key.0]),
-            }
+        // What another process here has just finished is found without asking anybody else.
+        if !self.is_still_to_run(idx, self.decider().stored_at(idx), events) {
+            return None;
         }
-        let decider = self.decider();
-        match decider.decide(idx, &self.settled, self.stored_anywhere(idx), false) {
-            Ok(Decision::Run(_)) => return Some(lock),
+        let Some(link) = self.link.clone() else {
+            return Some(lock);
+        };
+        let content_key = self.pending[&idx].content_key;
+        if let LinkClaim::Taken(owner) = link.claim(content_key) {
+            self.contended.push(idx);
+            self.announce_wait(idx, owner, events);
+            return None;
+        }
+        // Since the run began another machine may have finished it.
+        link.forget(&[self.graph.recipe_key(idx).0, content_key.0]);
+        if self.is_still_to_run(idx, self.stored_anywhere(idx), events) {
+            return Some(lock);
+        }
+        self.release(content_key);
+        None
+    }
+
+    /// Decides about a ready node once more; one that needn't run any more is settled.
+    fn is_still_to_run(&mut self, idx: usize, stored: Stored, events: &mut Vec<Event>) -> bool {
+        match self.decider().decide(idx, &self.settled, stored, false) {
+            Ok(Decision::Run(_)) => return true,
             Ok(Decision::Hit { found, .. }) => {
                 self.pending.remove(&idx);
                 self.settle(idx, found, NodeState::Cached, events);
@@ -495,8 +514,7 @@ impl Scheduler {
             }
             Err(error) => self.undecided(idx, error, events),
         }
-        self.release(content_key);
-        None
+        false
     }
 
     /// Returns what is stored of a node now, here or in the remote.
@@ -604,7 +622,7 @@ impl Scheduler {
             Err(Failure {
                 error: AttemptError::InputGone { producer, digest },
                 ..
-            }) if self.may_put_back(idx) => {
+            }) if self.may_put_back(idx, producer) => {
                 self.release(content_key);
                 self.states[idx] = NodeState::Waiting;
                 self.make_again(producer, digest, &mut events);
@@ -628,11 +646,13 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether a node may wait for an input again; one that is gone again and again is a fault of the disk.
-    fn may_put_back(&mut self, idx: usize) -> bool {
+    /// Returns whether a node may wait for an input again; one that is gone again and again is a fault of the disk, and
+    /// one whose producer has failed meanwhile won't come.
+    fn may_put_back(&mut self, idx: usize, producer: usize) -> bool {
         let times = self.put_back.entry(idx).or_default();
         *times += 1;
-        *times <= MAX_PUT_BACK
+        let is_lost = self.settled[producer].is_none() && self.states[producer].is_final();
+        *times <= MAX_PUT_BACK && !is_lost
     }
 
     /// Runs a node after all that was taken for done, because a blob of its result is gone: somebody removed it, or the
@@ -657,6 +677,11 @@ impl Scheduler {
         if !self.choices[producer].may_run {
             let error = AttemptError::InputGone { producer, digest };
             return self.fail(producer, error, Vec::new(), events);
+        }
+        if self.unsettled[producer] > 0 {
+            // What it was made from is made again as well, and then it is considered like any other.
+            self.states[producer] = NodeState::Waiting;
+            return;
         }
         events.push(Event::Note {
             message: format!(

@@ -73,7 +73,8 @@ pub(super) fn finish_pushes(link: &Arc<Link>, journal: &mut Journal<'_>) {
         let now = (link.num_unpushed(), done_of(meter));
         if now != last {
             (last, moved_at) = (now, Instant::now());
-        } else if moved_at.elapsed() > PATIENCE || is_interrupted.load(Ordering::Relaxed) {
+        }
+        if moved_at.elapsed() > PATIENCE || is_interrupted.load(Ordering::Relaxed) {
             let message = format!(
                 "{} results are not pushed yet; `volvelle push` or the next run goes on with them",
                 link.num_unpushed()

@@ -39,7 +39,8 @@ pub fn open(settings: &RemoteSettings, cache: &Path) -> Result<Arc<dyn Remote>, 
         "s3" | "gs" | "az" | "file" => objects::open(settings, cache),
         "http" | "https" => http::open(settings),
         _ => Err(RemoteError::Settings(format!(
-            "the remote {url:?} should begin with s3://, gs://, az://, file:///, http:// or https://"
+            "the remote should begin with s3://, gs://, az://, file:///, http:// or https://, and not with {:?}",
+            url.split_once("://").map_or(url.as_str(), |(scheme, _)| scheme)
         ))),
     };
     match opened {
@@ -200,6 +201,21 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// Returns a word for what kind of error it is, by which it is told apart from others.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RemoteError::Settings(_) => "settings",
+            RemoteError::Denied { .. } => "denied",
+            RemoteError::Unreachable { .. } => "unreachable",
+            RemoteError::Full { .. } => "full",
+            RemoteError::Damaged { .. } => "damaged",
+            RemoteError::Refused { .. } => "refused",
+            RemoteError::Absent { .. } => "absent",
+            RemoteError::Format(_) => "format",
+            RemoteError::Store(_) => "store",
+        }
+    }
+
     /// Returns whether the remote as a whole can be given up for this run: what comes next would fail as well.
     pub fn is_down(&self) -> bool {
         matches!(

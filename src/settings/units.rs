@@ -36,6 +36,7 @@ pub fn parse_age(text: &str) -> Result<Duration, BadUnit> {
     let units = [
         ("S", 1.0),
         ("M", 60.0),
+        ("MIN", 60.0),
         ("H", 3600.0),
         ("D", 86_400.0),
         ("W", 604_800.0),

@@ -79,7 +79,8 @@ impl Store {
 
     /// Returns the manifest of a folder artifact, brought from elsewhere if it is not here; none for a file.
     pub fn manifest(&self, artifact: &Artifact) -> Result<Option<Manifest>, StoreError> {
-        if let Some(digest) = artifact.manifest.filter(|_| self.elsewhere().is_some()) {
+        let is_absent = |digest: &Digest| self.elsewhere().is_some() && self.blob_size(*digest).is_none();
+        if let Some(digest) = artifact.manifest.filter(is_absent) {
             self.read_blob_anywhere(digest)?;
         }
         self.manifest_here(artifact)

@@ -80,25 +80,39 @@ impl Store {
     }
 
     /// Lets records in that came from elsewhere and checked, although their blobs may be missing, all durable when it
-    /// returns. What was under a key is replaced.
+    /// returns. What is here stays, unless what came is of more use: nothing that is complete or trusted is lost to it.
     pub fn admit_records(&self, files: &[RecordFile]) -> Result<(), StoreError> {
         let _guard = self.use_guard()?;
-        let mut moves = Vec::new();
+        let (mut moves, mut fresh) = (Vec::new(), Vec::new());
         for file in files {
             let record = &file.record;
-            self.keep_replaced(record.recipe_key, file.bytes());
             // The recipe key comes last: what it finds is done.
-            for key in [record.content_key.0, record.recipe_key.0] {
+            let names = [record.content_key.0, record.recipe_key.0];
+            for key in names.into_iter().filter(|key| self.is_of_use(*key, file)) {
+                if key == record.recipe_key.0 {
+                    self.keep_replaced(record.recipe_key, file.bytes());
+                    fresh.push(record.recipe_key);
+                }
                 let temporary = durable::unique_path(&self.tmp());
                 std::fs::write(&temporary, file.bytes()).at("write", &temporary)?;
                 moves.push((temporary, self.record_path(key)));
             }
         }
         durable::commit(&moves)?;
-        for file in files {
-            self.append_journal(file.record.recipe_key);
-        }
+        fresh.iter().for_each(|key| self.append_journal(key));
         Ok(())
+    }
+
+    /// Returns whether a record that came is of more use under a name than what is there.
+    fn is_of_use(&self, key: Digest, file: &RecordFile) -> bool {
+        let Some(here) = self.record_file(key) else { return true };
+        let is_trusted = |file: &RecordFile| self.trust().accepts(self.trust().best(&file.signers));
+        if here.bytes() == file.bytes() || !is_trusted(file) {
+            return false;
+        }
+        let mut artifacts = here.record.artifacts.values();
+        let mut is_complete = || artifacts.all(|artifact| self.missing_blob(artifact).is_none());
+        !is_trusted(&here) || (here.record.artifacts != file.record.artifacts && !is_complete())
     }
 
     /// Makes blobs of bytes that came from elsewhere, all durable when it returns.

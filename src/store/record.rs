@@ -177,8 +177,24 @@ impl Store {
             same_as: Some(found.same_as.unwrap_or(found.recipe_key)).filter(|origin| *origin != key),
             ..found.clone()
         };
-        self.write_recipe_record(key, &encode(&record, self.signer.as_deref()))?;
+        // What somebody else vouches for, or nobody, does not become ours by having another recipe.
+        let signer = self
+            .signer
+            .as_deref()
+            .filter(|signer| self.has_signed(found, signer.public()));
+        self.write_recipe_record(key, &encode(&record, signer))?;
         Ok(record)
+    }
+
+    /// Returns whether a record can be written under another recipe and still count: where signatures are required, only
+    /// the one who signed it can sign the copy.
+    pub fn may_copy(&self, found: &Record) -> bool {
+        *self.trust() == Trust::Anyone || self.signer().is_some_and(|signer| self.has_signed(found, signer))
+    }
+
+    fn has_signed(&self, record: &Record, signer: PublicKey) -> bool {
+        let file = self.record_file(record.content_key.0);
+        file.is_some_and(|file| file.record.recipe_key == record.recipe_key && file.signers.contains(&signer))
     }
 
     /// Keeps a second name of the record that another one with other results is about to replace: a live run may have

@@ -169,6 +169,7 @@ pub struct Call {
     cache: PathBuf,
     key: (String, String),
     timeout: Duration,
+    parallel: u32,
 }
 
 /// What came of a call.
@@ -199,6 +200,7 @@ impl Call {
             cache: cache.to_path_buf(),
             key: ("WRITER".to_owned(), WRITER_SECRET.to_owned()),
             timeout: Duration::from_secs(10),
+            parallel: 16,
         }
     }
 
@@ -219,6 +221,12 @@ impl Call {
         self
     }
 
+    /// The same with so many transfers at once.
+    pub fn with_parallel(mut self, parallel: u32) -> Call {
+        self.parallel = parallel;
+        self
+    }
+
     /// Starts a process that does it.
     pub fn start(&self, what: &str, content: &str) -> Child {
         let mut command = Command::new(std::env::current_exe().expect("this is a program"));
@@ -232,6 +240,7 @@ impl Call {
             .env("CALL_URL", &self.url)
             .env("CALL_ENDPOINT", &self.endpoint)
             .env("CALL_TIMEOUT_MS", self.timeout.as_millis().to_string())
+            .env("CALL_PARALLEL", self.parallel.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -305,6 +314,7 @@ fn a_call() {
     settings.endpoint = Some(variable("CALL_ENDPOINT"));
     let timeout = variable("CALL_TIMEOUT_MS").parse().expect("a number");
     settings.timeout = Some(Duration::from_millis(timeout));
+    settings.parallel = Some(variable("CALL_PARALLEL").parse().expect("a number"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let answer = runtime.block_on(answer(&words, &cache, &settings));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -115,8 +115,11 @@ fn store(project: &Project) -> Arc<Store> {
 
 /// Returns the recipe keys of all records of a cache.
 fn keys(store: &Store) -> BTreeSet<RecipeKey> {
-    let journal = fs::read_to_string(store.root().join("records/journal")).expect("records");
-    journal.lines().map(|line| line.parse().expect("a key")).collect()
+    let mut keys = BTreeSet::new();
+    store.each_record(|record| {
+        keys.insert(record.recipe_key);
+    });
+    keys
 }
 
 /// Brings all records and artifacts of a store to a remote.

@@ -12,6 +12,9 @@ use super::{Link, Shared, locked};
 use crate::digest::ContentKey;
 use crate::store::Owner;
 
+/// How long the remote may take to answer whether a key is free, and to be told that all are.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often a claim that another machine holds is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,10 @@ impl Link {
         if !(self.shared.is_pushing() && settings.claims && settings.pull) {
             return LinkClaim::Free;
         }
+        if locked(&self.claims.held).contains_key(&key) {
+            // Ours already: another node of this run has the same key, and its result is on its way there.
+            return LinkClaim::Free;
+        }
         let mut waited = locked(&self.claims.waited);
         let known = waited.get(&key);
         if let Some(known) = known.filter(|known| known.looked.elapsed() < LOOK_AGAIN) {
@@ -61,10 +68,19 @@ impl Link {
         let shared = Arc::clone(&self.shared);
         let answer = self.wait(async move {
             let owner = Owner::current();
-            match dead {
-                Some(mark) => shared.remote.take_over(key, &owner, &mark).await,
-                None => shared.remote.claim(key, &owner).await,
-            }
+            let claim = async {
+                match dead {
+                    Some(mark) => shared.remote.take_over(key, &owner, &mark).await,
+                    None => shared.remote.claim(key, &owner).await,
+                }
+            };
+            // The run waits for this with all that it does.
+            tokio::time::timeout(PATIENCE, claim).await.unwrap_or_else(|_| {
+                Err(RemoteError::Unreachable {
+                    what: shared.remote.address().to_owned(),
+                    why: format!("no answer within {} s", PATIENCE.as_secs()),
+                })
+            })
         });
         match answer {
             Some(Ok(RemoteClaim::Held(token))) => {
@@ -108,9 +124,14 @@ impl Link {
     /// Gives up all claims, and waits for that: a claim that is left behind makes others wait for its lease.
     pub fn release_all(&self) {
         let held: Vec<_> = locked(&self.claims.held).drain().collect();
-        for (key, token) in held {
-            self.wait(release(Arc::clone(&self.shared), key, token));
+        if held.is_empty() || self.is_down() {
+            return;
         }
+        let releases = held
+            .into_iter()
+            .map(|(key, token)| release(Arc::clone(&self.shared), key, token));
+        let all = futures::future::join_all(releases.collect::<Vec<_>>());
+        self.wait(tokio::time::timeout(PATIENCE, all));
     }
 
     /// Returns what a push needs to release the claim of what it pushed.

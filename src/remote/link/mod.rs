@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use super::{Content, Meter, Remote, RemoteError};
 use crate::digest::{Digest, RecipeKey};
@@ -59,6 +60,10 @@ struct Shared {
     /// Nothing can be written there, but what is there can be read.
     is_read_only: AtomicBool,
     notes: Mutex<Vec<String>>,
+    /// What was told already: one of each kind is enough, however many nodes meet it.
+    told: Mutex<HashSet<String>>,
+    /// How many results are pushed at once.
+    push_slots: Semaphore,
     fetched: Meter,
     sent: Meter,
 }
@@ -75,7 +80,7 @@ impl Shared {
             }
             return;
         }
-        self.note(format!("{doing}: {error}"));
+        self.note_once(&format!("{doing}: {}", error.kind()), || format!("{doing}: {error}"));
     }
 
     /// Tells a fault of writing once; who may not write may still read.
@@ -93,6 +98,15 @@ impl Shared {
     /// Returns whether results go to the remote.
     fn is_pushing(&self) -> bool {
         self.settings.push && !self.is_down() && !self.is_read_only.load(Ordering::Relaxed)
+    }
+
+    /// Tells something of a kind of which nothing was told yet.
+    fn note_once(&self, kind: &str, text: impl FnOnce() -> String) {
+        if locked(&self.told).insert(kind.to_owned()) {
+            self.note(text());
+        } else {
+            tracing::debug!(text = text(), "another one of a kind");
+        }
     }
 
     fn note(&self, text: String) {
@@ -117,6 +131,8 @@ impl Link {
             is_down: AtomicBool::new(false),
             is_read_only: AtomicBool::new(false),
             notes: Mutex::default(),
+            told: Mutex::default(),
+            push_slots: Semaphore::new(pushes::AT_ONCE),
             fetched: Meter::default(),
             sent: Meter::default(),
         };
@@ -141,6 +157,16 @@ impl Link {
     /// Returns the settings of the remote.
     pub fn settings(&self) -> &RemoteSettings {
         &self.shared.settings
+    }
+
+    /// Begins a run: what was given up or found absent before is tried again.
+    pub fn begin(&self) {
+        let shared = &self.shared;
+        shared.is_down.store(false, Ordering::Relaxed);
+        shared.is_read_only.store(false, Ordering::Relaxed);
+        locked(&shared.broken).clear();
+        locked(&shared.told).clear();
+        locked(&shared.seen).retain(|_, found| found.is_some());
     }
 
     /// Returns the faults that were met since the last call, each for people, each once.
@@ -278,8 +304,7 @@ impl Elsewhere for Link {
             Ok(()) => true,
             Err(error) => {
                 locked(&self.shared.broken).insert(artifact.digest);
-                let doing = format!("fetching {}", artifact.digest.short());
-                self.shared.fault(&doing, &error);
+                self.shared.fault("fetching a result", &error);
                 false
             }
         }
@@ -318,20 +343,23 @@ async fn look(shared: Arc<Shared>, keys: Vec<Digest>) {
         locked(&shared.seen).insert(file.record.recipe_key.0, Some(artifacts));
     }
     if let Err(error) = shared.store.admit_records(&found) {
-        shared.note(format!("what the remote has of records could not be written: {error}"));
+        shared.note_once("unwritten records", || {
+            format!("what the remote has of records could not be written: {error}")
+        });
     }
 }
 
 /// Returns a record that came under a key, if it is one of that key.
 fn checked(shared: &Shared, key: Digest, bytes: &[u8]) -> Option<RecordFile> {
-    let file =
-        RecordFile::parse(bytes).filter(|file| file.record.recipe_key.0 == key || file.record.content_key.0 == key);
+    let file = RecordFile::parse(bytes).filter(|file| file.is_of(key));
     if file.is_none() {
         let address = shared.remote.address();
-        shared.note(format!(
-            "the record {} in {address} is damaged, or from a newer volvelle; it counts as absent",
-            key.short()
-        ));
+        shared.note_once("damaged record", || {
+            format!(
+                "the record {} in {address} is damaged, or from a newer volvelle; it and others like it count as absent",
+                key.short()
+            )
+        });
     }
     file
 }

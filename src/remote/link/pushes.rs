@@ -13,10 +13,10 @@ use futures::StreamExt;
 use super::super::{Content, Moved, RecordPut, RemoteError};
 use super::{Link, Shared, claims, locked};
 use crate::digest::{ContentKey, Digest, RecipeKey};
-use crate::store::{Record, RecordFile, Store};
+use crate::store::{Record, RecordFile, Store, StoreError};
 
 /// How many results are pushed at once by hand; the transfers of each are parallel too.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 
 /// What became of one record that was to be pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +74,9 @@ impl Link {
             return self.release(content_key);
         }
         if let Err(error) = note_unpushed(&self.shared.store, key) {
-            self.shared
-                .note(format!("what is to be pushed could not be noted: {error}"));
+            self.shared.note_once("not noted", || {
+                format!("what is to be pushed could not be noted: {error}")
+            });
         }
         if !self.shared.is_pushing() {
             return self.release(content_key);
@@ -83,6 +84,8 @@ impl Link {
         self.pushes.offered.fetch_add(1, Ordering::Relaxed);
         let (shared, ended, held) = (Arc::clone(&self.shared), Arc::clone(&self.pushes.ended), self.held());
         let work = async move {
+            // It is never closed.
+            let _slot = shared.push_slots.acquire().await;
             let pushed = match shared.is_pushing() {
                 true => push(&shared, key, false).await,
                 false => Pushed::Failed("nothing more is pushed".into()),
@@ -124,8 +127,8 @@ impl Link {
         }
     }
 
-    /// Pushes the results of some recipe keys and waits; `each` hears of every one that is done.
-    pub fn push_all(&self, keys: Vec<RecipeKey>, replace: bool, mut each: impl FnMut(&PushSummary)) -> PushSummary {
+    /// Pushes the results of some recipe keys and waits.
+    pub fn push_all(&self, keys: Vec<RecipeKey>, replace: bool) -> PushSummary {
         let mut summary = PushSummary::default();
         let (sender, receiver) = std::sync::mpsc::channel();
         let shared = Arc::clone(&self.shared);
@@ -144,7 +147,6 @@ impl Link {
         });
         while let Ok((key, pushed)) = receiver.recv() {
             summary.add(key, pushed);
-            each(&summary);
         }
         summary
     }
@@ -163,9 +165,8 @@ async fn push(shared: &Arc<Shared>, key: RecipeKey, replace: bool) -> Pushed {
             forget_unpushed(&shared.store, key);
             pushed
         }
-        Err(RemoteError::Store(error)) => {
+        Err(RemoteError::Store(StoreError::MissingBlob { .. })) => {
             forget_unpushed(&shared.store, key);
-            tracing::debug!(%error, key = %key.short(), "nothing to push");
             Pushed::Incomplete
         }
         Err(error) => {
@@ -184,8 +185,10 @@ async fn push_file(shared: &Arc<Shared>, file: &RecordFile, replace: bool) -> Re
         match RecordFile::parse(&bytes) {
             Some(there) => {
                 let compared = compare(record, &there.record);
+                let is_trusted = |file: &RecordFile| shared.store.trust().accepts(file.signers.first().copied());
+                replace = is_trusted(file) && !is_trusted(&there);
                 // It may have lost what its record promises.
-                if compared != Pushed::Same || has_all(shared, record).await? {
+                if !replace && (compared != Pushed::Same || has_all(shared, record).await?) {
                     return Ok(compared);
                 }
             }
@@ -198,14 +201,11 @@ async fn push_file(shared: &Arc<Shared>, file: &RecordFile, replace: bool) -> Re
         // Alone as well, so that what a folder holds can be known without bringing any of it.
         let manifest = artifact.manifest.map(Content::file);
         for content in manifest.into_iter().chain([Content::from(artifact)]) {
-            moved += shared.remote.push(&shared.store, content, &shared.sent).await?;
+            moved += push_content(shared, content).await?;
         }
     }
     if let Some(log) = record.log {
-        moved += shared
-            .remote
-            .push(&shared.store, Content::file(log), &shared.sent)
-            .await?;
+        moved += push_content(shared, Content::file(log)).await?;
     }
     let (recipe, content) = (record.recipe_key, record.content_key);
     let bytes = file.bytes().to_vec().into();
@@ -216,6 +216,16 @@ async fn push_file(shared: &Arc<Shared>, file: &RecordFile, replace: bool) -> Re
             None => Pushed::Failed("the remote has a damaged record under this key; push it with --replace".into()),
         },
     })
+}
+
+/// Pushes content that is here; what is not here may be there.
+async fn push_content(shared: &Shared, content: Content) -> Result<Moved, RemoteError> {
+    match shared.remote.push(&shared.store, content, &shared.sent).await {
+        Err(RemoteError::Store(StoreError::MissingBlob { .. })) if shared.remote.has(content).await? => {
+            Ok(Moved::default())
+        }
+        pushed => pushed,
+    }
 }
 
 async fn has_all(shared: &Shared, record: &Record) -> Result<bool, RemoteError> {
@@ -243,16 +253,16 @@ fn compare(here: &Record, there: &Record) -> Pushed {
 /// Tells what a person has to know of a push that nobody waits for.
 fn tell(shared: &Shared, key: RecipeKey, pushed: &Pushed) {
     match pushed {
-        Pushed::Differs { host } => shared.note(format!(
-            "{} has another result under {}, made on {host}; it stays (volvelle push --replace puts ours there)",
-            shared.remote.address(),
-            key.0.short()
-        )),
-        Pushed::Failed(why) if shared.is_pushing() => {
-            shared.note(format!(
-                "a result could not be pushed and will be again by the next run: {why}"
-            ));
-        }
+        Pushed::Differs { host } => shared.note_once("other result", || {
+            format!(
+                "{} has another result under {}, made on {host}; it stays (volvelle push --replace puts ours there)",
+                shared.remote.address(),
+                key.0.short()
+            )
+        }),
+        Pushed::Failed(why) if shared.is_pushing() => shared.note_once("not pushed", || {
+            format!("a result could not be pushed and will be again by the next run: {why}")
+        }),
         _ => {}
     }
 }

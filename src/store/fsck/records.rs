@@ -129,7 +129,7 @@ impl Check<'_> {
         if Digest::of(&bytes) != digest {
             return Err(Some((size, "its bytes are not what its name says".to_owned())));
         }
-        match self.store.manifest(artifact) {
+        match self.store.manifest_here(artifact) {
             Ok(Some(manifest)) if manifest.is_of(artifact) => {
                 let files = manifest.files.into_iter();
                 Ok(files.map(|file| (file.digest, file.size)).collect())

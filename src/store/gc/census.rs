@@ -250,7 +250,7 @@ pub(super) fn needed(store: &Store, excerpt: &Excerpt, folders: &mut HashMap<Dig
         };
         digests.push(manifest);
         let files = folders.entry(manifest).or_insert_with(|| {
-            let manifest = store.manifest(artifact).ok().flatten();
+            let manifest = store.manifest_here(artifact).ok().flatten();
             let files = manifest.into_iter().flat_map(|manifest| manifest.files);
             files.map(|file| file.digest).collect()
         });
