@@ -44,14 +44,15 @@ impl Store {
     /// # Errors
     /// It is neither here nor to be had.
     pub fn ensure(&self, artifact: &Artifact, subpath: Option<&str>) -> Result<(), StoreError> {
-        let part = self.part(artifact, subpath)?;
-        let Some(digest) = self.missing_of(&part) else {
+        // What is nowhere else is told by whoever reads it.
+        let Some(elsewhere) = self.elsewhere() else {
             return Ok(());
         };
-        let is_here = || self.missing_of(&part).is_none();
-        match self.elsewhere() {
-            Some(elsewhere) if elsewhere.fetch(artifact, subpath) && is_here() => Ok(()),
-            _ => Err(StoreError::MissingBlob { digest }),
+        let part = self.part(artifact, subpath)?;
+        match self.missing_of(&part) {
+            None => Ok(()),
+            Some(_) if elsewhere.fetch(artifact, subpath) && self.missing_of(&part).is_none() => Ok(()),
+            Some(digest) => Err(StoreError::MissingBlob { digest }),
         }
     }
 

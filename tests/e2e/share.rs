@@ -417,3 +417,139 @@ fn wrong_settings_are_told_with_file_and_line() {
     assert_eq!(ended.code, Some(2));
     assert!(ended.stderr.contains("there is no remote"), "{}", ended.stderr);
 }
+
+/// Two branches below one chain, so that inputs at two depths are needed at once.
+const CHAIN: &str = r#"volvelle: 1
+name: chain
+params: { edit: 1 }
+stages:
+  q:
+    uses: command
+    with: { run: "echo x >> ran-q; seq 1000 > ${outputs.out}" }
+    outputs: { out: text }
+  p:
+    uses: command
+    needs: { q: q.out }
+    with: { run: "echo x >> ran-p; sed 's/1/2/' ${inputs.q} > ${outputs.out}" }
+    outputs: { out: text }
+  c:
+    uses: command
+    needs: { p: p.out }
+    with: { run: "wc -l ${inputs.p} > ${outputs.out}; echo ${params.edit} >> ${outputs.out}" }
+    outputs: { out: text }
+  d:
+    uses: command
+    needs: { q: q.out }
+    with: { run: "wc -l ${inputs.q} > ${outputs.out}; echo ${params.edit} >> ${outputs.out}" }
+    outputs: { out: text }
+"#;
+
+#[test]
+fn inputs_that_are_gone_at_two_depths_are_made_again_in_order() {
+    let team = Team::new();
+    team.ada.write("p.yaml", CHAIN);
+    team.bob.write("p.yaml", CHAIN);
+    team.ada.run(&[]);
+    let pulled = team.bob.volvelle(&["pull", "p.yaml", "--records"]);
+    assert_eq!(pulled.code, Some(0), "{}", pulled.stderr);
+    for folder in ["maps", "packs"] {
+        let _ = fs::remove_dir_all(team.remote().join(folder));
+    }
+    for jobs in ["1", "4"] {
+        let ended = team.bob.run_json(&["--set", &format!("edit={jobs}0"), "--jobs", jobs]);
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+        let states = ended.states();
+        assert_eq!((&*states["c"], &*states["d"]), ("executed", "executed"), "{states:?}");
+        assert_eq!(team.bob.read("ran-q") + &team.bob.read("ran-p"), "x\nx\n");
+    }
+}
+
+#[test]
+fn a_local_run_asks_the_remote_nothing() {
+    let team = Team::new();
+    team.ada.run(&[]);
+    // Whoever asked would find out that it is gone, and tell.
+    fs::rename(team.remote(), team.folder.path().join("away")).expect("the remote");
+    fs::write(team.remote(), "a file where a folder should be").expect("a file");
+    let ended = team.ada.run_json(&[]);
+    assert_eq!((ended.code, ended.states()), (Some(0), all("cached")));
+    assert_eq!(notes(&ended), Vec::<String>::new());
+    let collected = team.ada.volvelle(&["gc", "--dry-run"]);
+    assert_eq!((collected.code, collected.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn signatures_that_come_later_take_the_place_of_none() {
+    let team = Team::new();
+    let (key, public) = new_key(&team.ada, "ada.key");
+    team.ada.run(&[]);
+    team.settings(&format!("trust: {{ require: signed, keys: {{ ada: '{public}' }} }}\n"));
+    assert_eq!(run_signed(&team.ada, &key).states(), all("executed"));
+    assert_eq!(
+        team.bob.run(&[]),
+        all("cached"),
+        "what was unsigned in the remote is signed now"
+    );
+    assert!(!team.bob.exists("ran-big"));
+    // And nothing unsigned takes their place, here or there.
+    let pushed = Project::new(PIPELINE);
+    pushed.write(
+        "volvelle.yaml",
+        &format!("remote: {{ url: 'file://{}' }}\n", team.remote().display()),
+    );
+    assert_eq!(pushed.run(&["--no-remote"]), all("executed"));
+    pushed.volvelle(&["push", "p.yaml"]);
+    assert_eq!(team.bob.run(&[]), all("cached"));
+}
+
+#[test]
+fn a_remote_that_can_only_be_read_is_read() {
+    let team = Team::new();
+    team.ada.run(&[]);
+    let token = |scope: &str| {
+        let made = team.ada.volvelle(&["token", "new", scope, "--scope", scope]);
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+        let text = made.stdout + &made.stderr;
+        text.split_whitespace()
+            .find(|word| word.starts_with("vlv_"))
+            .expect("a token")
+            .to_owned()
+    };
+    let reader = token("read");
+    let mut child = team
+        .ada
+        .command(&["serve", "--listen", "127.0.0.1:0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a server");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("its output");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let url = line
+        .split_whitespace()
+        .find(|word| word.starts_with("http"))
+        .expect("an address");
+    team.bob.write(
+        "volvelle.yaml",
+        &format!("remote: {{ url: '{}' }}\n", url.trim_end_matches(',')),
+    );
+    team.bob.edit("s += $1", "s += 2 * $1");
+    let mut run = team.bob.command(&["run", "p.yaml", "--json"]);
+    let output = run.env("VOLVELLE_TOKEN", reader).output().expect("the program runs");
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+    let ended = Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    let expected = [("big", "cached"), ("sum", "executed"), ("table", "executed")];
+    assert_eq!(ended.states(), states(&expected), "{}", ended.stdout);
+    assert!(
+        !team.bob.exists("ran-big"),
+        "the input was fetched although nothing may be written there"
+    );
+    assert_eq!(notes(&ended).len(), 1, "{:?}", notes(&ended));
+}
