@@ -67,6 +67,8 @@ def write(results):
 
 
 def put_into(path, text):
-    """Replaces the section about the store in a report, or adds it at the end."""
-    before = path.read_text(encoding="utf-8").split(HEADING)[0] if path.exists() else ""
-    path.write_text(f"{before.rstrip()}\n\n{text}".lstrip(), encoding="utf-8")
+    """Replaces the section about the store in a report, or adds it at the end; what others wrote behind it stays."""
+    before, _, old = (path.read_text(encoding="utf-8") if path.exists() else "").partition(HEADING)
+    _, mark, behind = old.partition("<!-- serve:")
+    parts = [before.rstrip(), text.strip(), (mark + behind).strip()]
+    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
