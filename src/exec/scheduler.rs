@@ -4,6 +4,9 @@
 //! with the longest way behind it first, and each that ends settles what depends on it. Attempts run as tasks and
 //! report here; nothing else decides. It knows neither folders nor processes.
 
+mod again;
+mod claim;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,13 +25,11 @@ use super::priority::{self, Rank};
 use super::selection::Choice;
 use super::spare::Spare;
 use super::transfer;
-use crate::digest::{ContentKey, Digest};
+use crate::digest::ContentKey;
 use crate::graph::{Graph, Item};
-use crate::remote::link::{Link, LinkClaim};
-use crate::store::{Claim, Found, KeyLock, Record, RunFolder, Snapshot, Store, StoreError};
-
-/// How often a node waits again for an input that is gone.
-const MAX_PUT_BACK: u32 = 3;
+use crate::remote::link::Link;
+use crate::store::{Found, KeyLock, Record, RunFolder, Snapshot, Store};
+use claim::Claimed;
 
 /// How often a node that another process runs is looked at.
 const CONTENDED: Duration = Duration::from_millis(100);
@@ -79,14 +80,6 @@ enum Message {
         grant: Grant,
         outcome: Result<Box<Record>, Failure>,
     },
-}
-
-/// A node that this process is to run.
-struct Claimed {
-    lock: KeyLock,
-    content_key: ContentKey,
-    /// The preimage of the content key.
-    content: String,
 }
 
 /// A node that failed, ready to be shown.
@@ -286,25 +279,6 @@ impl Scheduler {
         }
     }
 
-    /// Handles that nothing could be decided about a node: an input is gone and is made again, or the node fails.
-    fn undecided(&mut self, idx: usize, error: StoreError, events: &mut Vec<Event>) {
-        self.pending.remove(&idx);
-        let StoreError::MissingBlob { digest } = error else {
-            return self.fail(idx, error.into(), Vec::new(), events);
-        };
-        // What is read to decide are the manifests of folders of which a part is an input.
-        let decider = self.decider();
-        let is_gone = |item: &Item<'_>| decider.artifact_of(*item, &self.settled).manifest == Some(digest);
-        let producer = self.graph.items(idx).find(is_gone).map(|item| item.node);
-        match producer {
-            Some(producer) if self.may_put_back(idx, producer) => {
-                self.states[idx] = NodeState::Waiting;
-                self.make_again(producer, digest, events);
-            }
-            _ => self.fail(idx, error.into(), Vec::new(), events),
-        }
-    }
-
     /// Ends a node well.
     fn settle(&mut self, idx: usize, found: Found, state: NodeState, events: &mut Vec<Event>) {
         if state == NodeState::CutOff
@@ -441,107 +415,6 @@ impl Scheduler {
         pool.expect("the pool is filled before anything starts").give(grant);
     }
 
-    /// Locks a node's key and looks once more: another process may just have finished it.
-    ///
-    /// None if there is nothing to start: the node was settled, failed, or is run by somebody else.
-    fn claim(&mut self, idx: usize, journal: &mut Journal<'_>) -> Option<Claimed> {
-        let pending = &self.pending[&idx];
-        let is_forced = pending.reason == Reason::Forced;
-        let mut events = Vec::new();
-        let claimed = match self.store.claim(pending.content_key) {
-            Ok(Claim::Held(lock)) if is_forced => Some(lock),
-            Ok(Claim::Held(lock)) => self.claim_everywhere(idx, lock, &mut events),
-            Ok(Claim::Taken(holder)) => {
-                self.contended.push(idx);
-                self.announce_wait(idx, holder, &mut events);
-                None
-            }
-            Err(error) => {
-                self.pending.remove(&idx);
-                self.fail(idx, error.into(), Vec::new(), &mut events);
-                None
-            }
-        };
-        let claimed = claimed.and_then(|lock| match self.decider().content(idx, &self.settled) {
-            Ok((content_key, content)) => Some(Claimed {
-                lock,
-                content_key,
-                content,
-            }),
-            Err(error) => {
-                let key = self.pending.get(&idx).map(|pending| pending.content_key);
-                key.iter().for_each(|key| self.release(*key));
-                self.undecided(idx, error, &mut events);
-                None
-            }
-        });
-        events.iter().for_each(|event| journal.emit(event));
-        claimed
-    }
-
-    /// Makes sure, with the lock of this machine held, that a node has no result by now and no other machine runs it.
-    fn claim_everywhere(&mut self, idx: usize, lock: KeyLock, events: &mut Vec<Event>) -> Option<KeyLock> {
-        // What another process here has just finished is found without asking anybody else.
-        if !self.is_still_to_run(idx, self.decider().stored_at(idx), events) {
-            return None;
-        }
-        let Some(link) = self.link.clone() else {
-            return Some(lock);
-        };
-        let content_key = self.pending[&idx].content_key;
-        if let LinkClaim::Taken(owner) = link.claim(content_key) {
-            self.contended.push(idx);
-            self.announce_wait(idx, owner, events);
-            return None;
-        }
-        // Since the run began another machine may have finished it.
-        link.forget(&[self.graph.recipe_key(idx).0, content_key.0]);
-        if self.is_still_to_run(idx, self.stored_anywhere(idx), events) {
-            return Some(lock);
-        }
-        self.release(content_key);
-        None
-    }
-
-    /// Decides about a ready node once more; one that needn't run any more is settled.
-    fn is_still_to_run(&mut self, idx: usize, stored: Stored, events: &mut Vec<Event>) -> bool {
-        match self.decider().decide(idx, &self.settled, stored, false) {
-            Ok(Decision::Run(_)) => return true,
-            Ok(Decision::Hit { found, .. }) => {
-                self.pending.remove(&idx);
-                self.settle(idx, found, NodeState::Cached, events);
-                self.consider_consumers(idx, events);
-            }
-            Err(error) => self.undecided(idx, error, events),
-        }
-        false
-    }
-
-    /// Returns what is stored of a node now, here or in the remote.
-    fn stored_anywhere(&self, idx: usize) -> Stored {
-        let decider = self.decider();
-        let stored = decider.stored_at(idx);
-        match (&stored, self.store.elsewhere()) {
-            (Stored::Absent | Stored::Incomplete(..), Some(elsewhere)) => {
-                elsewhere.look_ahead(&[self.graph.recipe_key(idx).0]);
-                decider.stored_at(idx)
-            }
-            _ => stored,
-        }
-    }
-
-    /// Says once that a node waits for another process.
-    fn announce_wait(&mut self, idx: usize, holder: Option<crate::store::Owner>, events: &mut Vec<Event>) {
-        let pending = self.pending.get_mut(&idx);
-        let pending = pending.expect("a ready node knows what it would run as");
-        if !std::mem::replace(&mut pending.announced, true) {
-            events.push(Event::NodeWaiting {
-                id: self.graph.id(idx),
-                holder,
-            });
-        }
-    }
-
     fn start(
         &mut self,
         idx: usize,
@@ -637,73 +510,6 @@ impl Scheduler {
         };
         events.iter().for_each(|event| journal.emit(event));
         failed
-    }
-
-    /// Gives up what keeps other machines from running a key.
-    fn release(&self, key: ContentKey) {
-        if let Some(link) = &self.link {
-            link.release(key);
-        }
-    }
-
-    /// Returns whether a node may wait for an input again; one that is gone again and again is a fault of the disk, and
-    /// one whose producer has failed meanwhile won't come.
-    fn may_put_back(&mut self, idx: usize, producer: usize) -> bool {
-        let times = self.put_back.entry(idx).or_default();
-        *times += 1;
-        let is_lost = self.settled[producer].is_none() && self.states[producer].is_final();
-        *times <= MAX_PUT_BACK && !is_lost
-    }
-
-    /// Runs a node after all that was taken for done, because a blob of its result is gone: somebody removed it, or the
-    /// remote that had it can't be reached any more. What reads from it waits again.
-    fn make_again(&mut self, producer: usize, digest: Digest, events: &mut Vec<Event>) {
-        if self.settled[producer].take().is_none() {
-            // Another node that reads from it has found out already.
-            return;
-        }
-        for consumer in self.consumers(producer) {
-            self.unsettled[consumer] += 1;
-            if self.states[consumer] == NodeState::Ready {
-                self.states[consumer] = NodeState::Waiting;
-                self.pending.remove(&consumer);
-                // Before the order is known, nothing is in it.
-                if let Some(rank) = self.ranks.get(consumer) {
-                    self.ready.remove(rank);
-                }
-                self.contended.retain(|&idx| idx != consumer);
-            }
-        }
-        if !self.choices[producer].may_run {
-            let error = AttemptError::InputGone { producer, digest };
-            return self.fail(producer, error, Vec::new(), events);
-        }
-        if self.unsettled[producer] > 0 {
-            // What it was made from is made again as well, and then it is considered like any other.
-            self.states[producer] = NodeState::Waiting;
-            return;
-        }
-        events.push(Event::Note {
-            message: format!(
-                "{} runs again: blob {} is gone",
-                self.graph.id(producer),
-                digest.short()
-            ),
-        });
-        match self.decider().content(producer, &self.settled) {
-            Ok((content_key, _)) => {
-                self.states[producer] = NodeState::Ready;
-                let reason = Reason::BlobMissing { digest };
-                let pending = Pending {
-                    reason,
-                    content_key,
-                    announced: false,
-                };
-                self.pending.insert(producer, pending);
-                self.ready.extend(self.ranks.get(producer));
-            }
-            Err(error) => self.undecided(producer, error, events),
-        }
     }
 
     /// Ends everything that has not started.
