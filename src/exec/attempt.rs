@@ -224,8 +224,8 @@ pub(crate) async fn execute(
     })
     .await;
     if result.is_err() {
-        // A folder with something in it can't be removed like this; one of a kind that saved nothing is only in the way.
-        let _ = fs::remove_dir(attempt.store.partial_path(attempt.content_key));
+        // Of a kind that saved nothing, what was made for it is only in the way.
+        attempt.store.remove_empty_partial(attempt.content_key);
     }
     // After a failure the folder stays for whoever wants to look into it, until the next run.
     if matches!(result, Ok(_) | Err(AttemptError::Cancelled)) {

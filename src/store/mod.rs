@@ -167,6 +167,16 @@ impl Store {
         durable::remove_tree(&self.partial_marker(key))
     }
 
+    /// Removes the folder of a node's attempts if they left nothing in it.
+    pub fn remove_empty_partial(&self, key: ContentKey) {
+        let folder = self.partial_path(key);
+        // One with something in it can't be removed like this.
+        let _ = fs::remove_dir(&folder);
+        if !folder.exists() {
+            let _ = fs::remove_file(self.partial_marker(key));
+        }
+    }
+
     /// Says beside the folder of a node's attempts which recipe they are at, so that `gc` can tell whether a live run may
     /// continue them. Without that it keeps them while any run lives.
     pub fn mark_partial(&self, key: ContentKey, recipe: RecipeKey) {

@@ -75,10 +75,12 @@ impl Project {
             .collect()
     }
 
-    /// The folders of what was saved: one for each key.
+    /// The folders of what was saved: one for each key. A mark beside a folder is part of it, one without is not.
     fn partial(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.cache().join("partial")).into_iter().flatten();
-        entries.map(|entry| entry.expect("an entry").path()).collect()
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let is_mark = |path: &PathBuf| path.extension().is_some() && path.with_extension("").is_dir();
+        paths.filter(|path| !is_mark(path)).collect()
     }
 
     fn num_steps_saved(&self) -> Option<usize> {
