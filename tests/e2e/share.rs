@@ -553,3 +553,33 @@ fn a_remote_that_can_only_be_read_is_read() {
     );
     assert_eq!(notes(&ended).len(), 1, "{:?}", notes(&ended));
 }
+
+#[test]
+fn a_thousand_flipped_bits_of_remote_records_are_noticed() {
+    let team = Team::new();
+    let (key, _) = new_key(&team.ada, "ada.key");
+    assert_eq!(run_signed(&team.ada, &key).states(), all("executed"));
+    let records: Vec<Vec<u8>> = files(&team.remote().join("records"))
+        .iter()
+        .map(|file| fs::read(file).expect("a record"))
+        .collect();
+    let whole = |bytes: &[u8]| volvelle::store::RecordFile::parse(bytes);
+    assert!(
+        records
+            .iter()
+            .all(|bytes| whole(bytes).is_some_and(|file| file.signers.len() == 1))
+    );
+    // A generator of its own, so that a failure can be had again.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..1000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let mut bytes = records[(state >> 33) as usize % records.len()].clone();
+        let place = (state >> 11) as usize % (bytes.len() * 8);
+        bytes[place / 8] ^= 1 << (place % 8);
+        assert!(
+            whole(&bytes).is_none(),
+            "bit {place} of {}",
+            String::from_utf8_lossy(&bytes)
+        );
+    }
+}
