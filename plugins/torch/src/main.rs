@@ -22,9 +22,9 @@ enum Command {
         request: PathBuf,
     },
     /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
-    Score(debug::ScoreArgs),
+    Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} -> {"output_ids": [...], "text": "..."}.
-    Generate(debug::GenerateArgs),
+    Generate(debug::generate::GenerateArgs),
 }
 
 fn main() -> ExitCode {
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     lm::device::init(num_threads);
     match Cli::parse().command {
         Command::Worker { request } => work(&request),
-        Command::Score(args) => report(debug::score(&args)),
-        Command::Generate(args) => report(debug::generate(&args)),
+        Command::Score(args) => report(debug::score::score(&args)),
+        Command::Generate(args) => report(debug::generate::generate(&args)),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::lm::checkpoint;
 use crate::lm::config::{Config, NewModel};
 use crate::lm::tokenizer::{Tokenizer, WordLevel};
 use crate::lm::train::{Example, IGNORE};
-use crate::lm::{Llama, LmError};
+use crate::lm::{CausalLm, LmError};
 use crate::worker::Job;
 
 /// The tokenizer's part of the parameters; the model's is [`NewModel`], training's [`TrainingParams`].
@@ -41,7 +41,7 @@ pub fn run(job: &Job) -> Result<()> {
         bail!("the new tokenizer has no end token")
     };
     let config = Config::new(&shape, tokenizer.vocab_size(), end, tokenizer.pad_token_id)?;
-    let model = Llama::random(config, training.seed, training.device(job)?)?;
+    let model = CausalLm::random(config, training.seed, training.device(job)?)?;
     job.info(&format!(
         "{} parameters, {} tokens in the vocabulary",
         model.num_parameters(),
@@ -59,7 +59,7 @@ pub fn run(job: &Job) -> Result<()> {
             params.max_position_embeddings
         );
     }
-    let metrics = train_supervised(job, &model, &examples, tokenizer.pad_token_id, &training, &supervised)?;
+    let metrics = train_supervised(job, &model, &examples, &training, &supervised)?;
     checkpoint::write_weights(&model, &dir)?;
     write_jsonl(&job.output("metrics")?, metrics)?;
     Ok(())

@@ -5,7 +5,7 @@ use rand::Rng;
 
 use crate::formats::{Problem, Sample};
 use crate::lm::generate::{Completion, Finish, Follower, Options, Request, generate};
-use crate::lm::{Llama, Tokenizer};
+use crate::lm::{CausalLm, Tokenizer};
 use crate::random;
 use crate::verify;
 
@@ -22,7 +22,7 @@ pub struct Rollout {
 /// # Errors
 /// A problem can't be tokenized, or the worker was asked to stop.
 pub fn sample_solutions(
-    model: &Llama,
+    model: &CausalLm,
     tokenizer: &Tokenizer,
     problems: &[&Problem],
     num_samples: usize,

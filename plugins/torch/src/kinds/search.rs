@@ -14,7 +14,7 @@ use super::saver::{Saver, is_stop};
 use crate::formats::{Problem, read_json, read_jsonl, write_json, write_jsonl};
 use crate::lm::generate::{Completion, Finish, Options, Request, generate};
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, Llama, Tokenizer, device};
+use crate::lm::{self, CausalLm, Tokenizer, device};
 use crate::random;
 use crate::search::{
     Candidate, Observer, Policy, Prior, Progress, Rollout, SavedSearch, SavedTree, SearchConfig, State, StopWhen,
@@ -182,7 +182,7 @@ fn read(folder: &Path, step: usize, num_problems: usize) -> Result<(SavedSearch,
 
 /// A language model that proposes steps by sampling up to the next separator.
 struct LmPolicy<'a, 'j> {
-    model: Llama,
+    model: CausalLm,
     tokenizer: Tokenizer,
     saver: &'a RefCell<Saver<'j>>,
     /// Calls so far: each draws from random streams of its own.

@@ -29,7 +29,7 @@ pub fn run(job: &Job) -> Result<()> {
     let model = lm::load(&model_dir, device, tch::Kind::Float)?;
     let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
     let examples = examples(job, &tokenizer, &chats, &params)?;
-    let metrics = train_supervised(job, &model, &examples, tokenizer.pad_token_id, &training, &supervised)?;
+    let metrics = train_supervised(job, &model, &examples, &training, &supervised)?;
     lm::save(&model, &job.output("model")?, &model_dir)?;
     write_jsonl(&job.output("metrics")?, metrics)?;
     Ok(())

@@ -12,7 +12,7 @@ use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
 use crate::lm::train::{Example, supervised_step};
-use crate::lm::{Llama, LmError, device};
+use crate::lm::{CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
 
@@ -65,7 +65,7 @@ impl TrainingParams {
     }
 
     /// Takes a model into training with so many threads.
-    pub fn learner(&self, model: &Llama, num_threads: usize) -> Learner {
+    pub fn learner(&self, model: &CausalLm, num_threads: usize) -> Learner {
         let settings = AdamwSettings {
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
@@ -95,9 +95,8 @@ pub struct SupervisedParams {
 /// There is nothing to train on, a step fails, or the worker was asked to stop.
 pub fn train_supervised(
     job: &Job,
-    model: &Llama,
+    model: &CausalLm,
     examples: &[Example],
-    pad_token_id: i64,
     params: &TrainingParams,
     supervised: &SupervisedParams,
 ) -> Result<Vec<MetricsLine>> {
@@ -124,13 +123,7 @@ pub fn train_supervised(
     for step_idx in saver.step()..num_steps {
         let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[state.order.next()]).collect();
         let learning_rate = schedule.learning_rate(step_idx);
-        let done = supervised_step(
-            &mut state.learner,
-            &batch,
-            pad_token_id,
-            params.micro_batch_tokens,
-            learning_rate,
-        );
+        let done = supervised_step(&mut state.learner, &batch, params.micro_batch_tokens, learning_rate);
         let stats = match done {
             Err(LmError::Stopped) => return Err(saver.stopped(|folder| state.write(folder))),
             done => done.with_context(|| format!("step {}", step_idx + 1))?,

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{Config, Llama, LmError};
+use super::{CausalLm, Config, LmError};
 
 /// Files beside the weights that travel from a model to the ones trained from it.
 const COMPANIONS: &[&str] = &[
@@ -26,13 +26,13 @@ const COMPANIONS: &[&str] = &[
 ///
 /// # Errors
 /// A file is missing or broken, the architecture is unknown, or a tensor does not fit the config.
-pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Llama, LmError> {
+pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm, LmError> {
     let config = Config::read(dir)?;
     let mut tensors = HashMap::new();
     for path in weight_files(dir)? {
         read_tensors(&path, &mut tensors)?;
     }
-    Llama::from_tensors(config, &tensors, device, kind).map_err(|error| match error {
+    CausalLm::from_tensors(config, &tensors, device, kind).map_err(|error| match error {
         LmError::Torch(message) => LmError::Invalid {
             path: dir.to_owned(),
             message,
@@ -45,7 +45,7 @@ pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Llama, LmError> {
 ///
 /// # Errors
 /// A file can't be read or written.
-pub fn save(model: &Llama, dir: &Path, like: &Path) -> Result<(), LmError> {
+pub fn save(model: &CausalLm, dir: &Path, like: &Path) -> Result<(), LmError> {
     write_weights(model, dir)?;
     for name in COMPANIONS {
         let from = like.join(name);
@@ -62,7 +62,7 @@ pub fn save(model: &Llama, dir: &Path, like: &Path) -> Result<(), LmError> {
 ///
 /// # Errors
 /// A file can't be written.
-pub fn write_weights(model: &Llama, dir: &Path) -> Result<(), LmError> {
+pub fn write_weights(model: &CausalLm, dir: &Path) -> Result<(), LmError> {
     std::fs::create_dir_all(dir).map_err(|source| LmError::Io {
         path: dir.to_owned(),
         source,

@@ -1,4 +1,4 @@
-//! `config.json` of a Llama-family model, in the old and the new layout of transformers.
+//! `config.json` of a model of the Llama family, in the old and the new layout of transformers.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use tch::Kind;
 
 use super::LmError;
 
-/// The model types that [`super::Llama`] computes.
-pub const SUPPORTED: &[&str] = &["llama"];
+/// The model types that [`super::CausalLm`] computes.
+pub const SUPPORTED: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
 
 /// The shape of a Llama-family model; fields are Hugging Face's.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,14 @@ pub struct Config {
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
     pub tie_word_embeddings: bool,
-    pub attention_bias: bool,
+    /// Whether the projections of queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the projection after attention has one.
+    pub o_bias: bool,
+    /// Whether each head's queries and keys are normalized before they are rotated (Qwen3).
+    pub qk_norm: bool,
+    /// For each layer how many tokens, itself included, a token sees; none where it sees all before it.
+    pub sliding_windows: Vec<Option<i64>>,
     pub mlp_bias: bool,
     pub bos_token_id: Option<i64>,
     /// Any of these ends a generation.
@@ -140,12 +147,18 @@ impl Config {
     fn parse(raw: Map<String, Value>) -> Result<Self, String> {
         let hidden_size = int(&raw, "hidden_size")?;
         let num_attention_heads = int(&raw, "num_attention_heads")?;
+        let num_hidden_layers = int(&raw, "num_hidden_layers")? as usize;
+        let model_type = raw
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let rope = rope_fields(&raw);
         let config = Self {
             vocab_size: int(&raw, "vocab_size")?,
             hidden_size,
             intermediate_size: int(&raw, "intermediate_size")?,
-            num_hidden_layers: int(&raw, "num_hidden_layers")? as usize,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads: opt_int(&raw, "num_key_value_heads").unwrap_or(num_attention_heads),
             head_dim: opt_int(&raw, "head_dim").unwrap_or(hidden_size / num_attention_heads),
@@ -156,7 +169,10 @@ impl Config {
                 .unwrap_or(10_000.0),
             rope_scaling: rope_scaling(&rope)?,
             tie_word_embeddings: flag(&raw, "tie_word_embeddings"),
-            attention_bias: flag(&raw, "attention_bias"),
+            qkv_bias: model_type == "qwen2" || flag(&raw, "attention_bias"),
+            o_bias: model_type != "qwen2" && flag(&raw, "attention_bias"),
+            qk_norm: model_type == "qwen3",
+            sliding_windows: sliding_windows(&raw, &model_type, num_hidden_layers),
             mlp_bias: flag(&raw, "mlp_bias"),
             bos_token_id: opt_int(&raw, "bos_token_id"),
             eos_token_ids: ids(raw.get("eos_token_id")),
@@ -198,6 +214,27 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The window of each layer, as transformers' configurations of Mistral and Qwen say.
+fn sliding_windows(raw: &Map<String, Value>, model_type: &str, num_hidden_layers: usize) -> Vec<Option<i64>> {
+    let window = match model_type {
+        "mistral" => opt_int(raw, "sliding_window"),
+        "qwen2" | "qwen3" if flag(raw, "use_sliding_window") => opt_int(raw, "sliding_window"),
+        _ => None,
+    };
+    let layer_types = raw.get("layer_types").and_then(Value::as_array);
+    let first_windowed = match model_type {
+        "mistral" => 0,
+        _ => opt_int(raw, "max_window_layers").unwrap_or(28) as usize,
+    };
+    let slides = |idx: usize| match layer_types.and_then(|types| types.get(idx)?.as_str()) {
+        Some(layer_type) => layer_type == "sliding_attention",
+        None => idx >= first_windowed,
+    };
+    (0..num_hidden_layers)
+        .map(|idx| window.filter(|_| slides(idx)))
+        .collect()
 }
 
 /// The rope settings, wherever this version of transformers keeps them.

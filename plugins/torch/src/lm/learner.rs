@@ -7,7 +7,7 @@
 use tch::Tensor;
 
 use super::optimizer::{AdamW, AdamwSettings};
-use super::{Llama, LmError, device};
+use super::{CausalLm, LmError, device};
 use crate::stop;
 
 /// Models with more parameters are computed one micro-batch at a time, by all threads together: the gradients of each
@@ -17,17 +17,17 @@ const MAX_REPLICATED_PARAMETERS: i64 = 20_000_000;
 /// A model and what changes it.
 pub struct Learner {
     /// The first is the model itself; all share their weights.
-    replicas: Vec<Llama>,
+    replicas: Vec<CausalLm>,
     optimizer: AdamW,
     num_threads: usize,
 }
 
 impl Learner {
     /// Takes a model into training with `num_threads` CPU threads.
-    pub fn new(model: &Llama, settings: AdamwSettings, num_threads: usize) -> Self {
+    pub fn new(model: &CausalLm, settings: AdamwSettings, num_threads: usize) -> Self {
         let replicate = model.device() == tch::Device::Cpu && model.num_parameters() <= MAX_REPLICATED_PARAMETERS;
         let count = if replicate { num_threads.max(1) } else { 1 };
-        let replicas: Vec<Llama> = (0..count).map(|_| model.trainable_alias()).collect();
+        let replicas: Vec<CausalLm> = (0..count).map(|_| model.trainable_alias()).collect();
         let optimizer = AdamW::new(&parameters(&replicas[0]), settings);
         Self {
             replicas,
@@ -37,7 +37,7 @@ impl Learner {
     }
 
     /// Returns the model as it is now.
-    pub fn model(&self) -> &Llama {
+    pub fn model(&self) -> &CausalLm {
         &self.replicas[0]
     }
 
@@ -62,7 +62,7 @@ impl Learner {
         &mut self,
         batches: Vec<B>,
         learning_rate: f64,
-        backward: impl Fn(&Llama, B) -> Result<R, LmError> + Sync,
+        backward: impl Fn(&CausalLm, B) -> Result<R, LmError> + Sync,
     ) -> Result<(Vec<R>, f64), LmError>
     where
         B: Send,
@@ -90,7 +90,7 @@ impl Learner {
     fn spread<B, R>(
         &mut self,
         batches: Vec<B>,
-        backward: &(impl Fn(&Llama, B) -> Result<R, LmError> + Sync),
+        backward: &(impl Fn(&CausalLm, B) -> Result<R, LmError> + Sync),
     ) -> Result<Vec<R>, LmError>
     where
         B: Send,
@@ -157,6 +157,6 @@ fn unless_stopped<R>(backward: impl FnOnce() -> Result<R, LmError>) -> Result<R,
     backward()
 }
 
-fn parameters(model: &Llama) -> Vec<Tensor> {
+fn parameters(model: &CausalLm) -> Vec<Tensor> {
     model.named_parameters().into_iter().map(|(_, tensor)| tensor).collect()
 }

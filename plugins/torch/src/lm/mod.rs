@@ -1,4 +1,4 @@
-//! The model runtime: Llama-family language models on libtorch, in the Hugging Face layout.
+//! The model runtime: language models of the Llama family on libtorch, in the Hugging Face layout.
 //!
 //! The only module that names `tch`. It knows nothing of pipelines, nodes or kinds: it takes folders, token ids and
 //! options, and gives folders, token ids and numbers. Weights are read by mapping the safetensors file, text goes
@@ -23,7 +23,7 @@ pub mod train;
 
 pub use checkpoint::{load, save};
 pub use config::Config;
-pub use model::Llama;
+pub use model::CausalLm;
 pub use tokenizer::Tokenizer;
 
 use std::path::PathBuf;

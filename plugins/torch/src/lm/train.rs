@@ -3,8 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::learner::Learner;
-use super::model::Context;
-use super::{Llama, LmError};
+use super::model::attention::Packed;
+use super::{CausalLm, LmError};
 
 /// A label that is left out of the loss, as in transformers.
 pub const IGNORE: i64 = -100;
@@ -24,55 +24,60 @@ impl Example {
     }
 }
 
-/// Examples padded on the right to one length.
+/// Examples one behind the other, without padding.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B, T]`
+    /// `[N]`
     pub input_ids: Tensor,
-    /// Flat indices `b * T + t` of the positions whose next token is a label, `[N]`.
+    /// Position of each token in its own example, `[N]`.
+    pub positions: Tensor,
+    /// Tokens of each example.
+    pub lengths: Vec<usize>,
+    /// Flat indices of the positions whose next token is a label, `[L]`.
     pub predictors: Tensor,
-    /// Those next tokens, `[N]`.
+    /// Those next tokens, `[L]`.
     pub targets: Tensor,
 }
 
 impl Batch {
-    /// Pads and stacks examples. Padding needs no mask: attention is causal and padding comes last.
-    pub fn new(examples: &[&Example], pad_token_id: i64, device: Device) -> Self {
-        let width = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(examples.len() * width);
+    /// Joins examples.
+    pub fn new(examples: &[&Example], device: Device) -> Self {
+        let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
+        let mut ids = Vec::with_capacity(lengths.iter().sum());
         let (mut predictors, mut targets) = (Vec::new(), Vec::new());
-        for (row, example) in examples.iter().enumerate() {
-            ids.extend(&example.ids);
-            ids.extend(std::iter::repeat_n(pad_token_id, width - example.ids.len()));
+        for example in examples {
             for (position, &label) in example.labels.iter().enumerate().skip(1) {
                 if label != IGNORE {
-                    predictors.push((row * width + position - 1) as i64);
+                    predictors.push((ids.len() + position - 1) as i64);
                     targets.push(label);
                 }
             }
+            ids.extend(&example.ids);
         }
         let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
         Self {
-            input_ids: tensor(&ids).view([examples.len() as i64, width as i64]),
+            input_ids: tensor(&ids),
+            positions: Packed::positions(&lengths, device),
+            lengths,
             predictors: tensor(&predictors),
             targets: tensor(&targets),
         }
     }
 }
 
-/// Returns the logits that predict each label of a batch, `[N, V]` in f32.
+/// Returns the logits that predict each label of a batch, `[L, V]` in f32.
 ///
-/// Only these positions go through the output matrix: masked prompts and padding cost no logits.
-pub fn label_logits(model: &Llama, batch: &Batch) -> Tensor {
-    let hidden = model.hidden_states(&batch.input_ids, Context::default());
-    let hidden = hidden
-        .view([-1, model.config.hidden_size])
-        .index_select(0, &batch.predictors);
-    model.logits(&hidden).to_kind(Kind::Float)
+/// Only these positions go through the output matrix: masked prompts cost no logits.
+pub fn label_logits(model: &CausalLm, batch: &Batch) -> Tensor {
+    let mut attend = Packed::new(&batch.lengths, model.device());
+    let hidden = model.hidden_states(&batch.input_ids, &batch.positions, &mut attend);
+    model
+        .logits(&hidden.index_select(0, &batch.predictors))
+        .to_kind(Kind::Float)
 }
 
 /// Returns log p of each label of a batch, `[N]` in f32, in the order of rows and positions.
-pub fn label_logprobs(model: &Llama, batch: &Batch, temperature: f64) -> Tensor {
+pub fn label_logprobs(model: &CausalLm, batch: &Batch, temperature: f64) -> Tensor {
     let logprobs = (label_logits(model, batch) / temperature).log_softmax(-1, Kind::Float);
     logprobs.gather(-1, &batch.targets.unsqueeze(-1), false).squeeze_dim(-1)
 }
@@ -97,7 +102,6 @@ pub struct StepStats {
 pub fn supervised_step(
     learner: &mut Learner,
     examples: &[&Example],
-    pad_token_id: i64,
     micro_batch_tokens: usize,
     learning_rate: f64,
 ) -> Result<StepStats, LmError> {
@@ -108,7 +112,7 @@ pub fn supervised_step(
     let runs = micro_batches(examples, |example| example.ids.len(), micro_batch_tokens);
     let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
         let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
-        let batch = Batch::new(&run, pad_token_id, model.device());
+        let batch = Batch::new(&run, model.device());
         if batch.targets.numel() == 0 {
             return Ok(0.0);
         }
@@ -124,7 +128,7 @@ pub fn supervised_step(
 }
 
 /// Returns the sum over the labels of -log p, a scalar.
-pub fn cross_entropy_sum(model: &Llama, batch: &Batch) -> Tensor {
+pub fn cross_entropy_sum(model: &CausalLm, batch: &Batch) -> Tensor {
     label_logits(model, batch).cross_entropy_loss(&batch.targets, None::<Tensor>, tch::Reduction::Sum, IGNORE, 0.0)
 }
 
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_shifts_labels_by_one_and_pads_on_the_right() {
+    fn a_batch_joins_examples_and_shifts_labels_by_one() {
         let a = Example {
             ids: vec![1, 2, 3],
             labels: vec![IGNORE, 2, 3],
@@ -172,9 +176,9 @@ mod tests {
             ids: vec![4, 5],
             labels: vec![4, IGNORE],
         };
-        let batch = Batch::new(&[&a, &b], 0, Device::Cpu);
-        let ids: Vec<Vec<i64>> = Vec::try_from(&batch.input_ids).unwrap();
-        assert_eq!(ids, [[1, 2, 3], [4, 5, 0]]);
+        let batch = Batch::new(&[&a, &b], Device::Cpu);
+        assert_eq!(Vec::<i64>::try_from(&batch.input_ids).unwrap(), [1, 2, 3, 4, 5]);
+        assert_eq!(Vec::<i64>::try_from(&batch.positions).unwrap(), [0, 1, 2, 0, 1]);
         assert_eq!(Vec::<i64>::try_from(&batch.predictors).unwrap(), [0, 1]);
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [2, 3]);
         assert_eq!(

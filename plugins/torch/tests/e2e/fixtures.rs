@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-use volvelle_torch::lm::{self, Llama};
+use volvelle_torch::lm::{self, CausalLm};
 
 /// The Llama folders with golden values of their own.
 pub const FAMILIES: [&str; 2] = ["llama3-gqa", "smollm-tied"];
@@ -21,7 +21,7 @@ pub fn model_dir(name: &str) -> PathBuf {
     fixtures_dir().join("models").join(name)
 }
 
-pub fn load(name: &str, kind: Kind) -> Llama {
+pub fn load(name: &str, kind: Kind) -> CausalLm {
     lm::load(&model_dir(name), Device::Cpu, kind).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-use volvelle_torch::lm::Llama;
+use volvelle_torch::lm::CausalLm;
 use volvelle_torch::lm::grpo::{BatchSize, LossSettings, LossType, Rollouts, ScaleRewards, advantages, loss};
 use volvelle_torch::lm::learner::Learner;
 use volvelle_torch::lm::optimizer::{AdamwSettings, Decay};
@@ -191,21 +191,24 @@ impl Fixed {
             })
             .collect();
         Self {
-            batch: Batch::new(&examples.iter().collect::<Vec<_>>(), 0, Device::Cpu),
+            batch: Batch::new(&examples.iter().collect::<Vec<_>>(), Device::Cpu),
             mask: Tensor::from_slice2(&completion_mask).to_kind(Kind::Float),
         }
     }
 
     fn share(&self) -> Self {
-        let Batch {
-            input_ids,
-            predictors,
-            targets,
-        } = &self.batch;
-        let [input_ids, predictors, targets] = [input_ids, predictors, targets].map(Tensor::shallow_clone);
+        let tensors = [
+            &self.batch.input_ids,
+            &self.batch.positions,
+            &self.batch.predictors,
+            &self.batch.targets,
+        ];
+        let [input_ids, positions, predictors, targets] = tensors.map(Tensor::shallow_clone);
         Self {
             batch: Batch {
                 input_ids,
+                positions,
+                lengths: self.batch.lengths.clone(),
                 predictors,
                 targets,
             },
@@ -221,7 +224,7 @@ impl Fixed {
             .view_as(&self.mask)
     }
 
-    fn logprobs(&self, model: &Llama) -> Tensor {
+    fn logprobs(&self, model: &CausalLm) -> Tensor {
         self.spread(&label_logprobs(model, &self.batch, 1.0))
     }
 }
@@ -343,13 +346,13 @@ fn three_updates_of_a_model_follow_trl() {
     }
 }
 
-fn parameter(model: &Llama, key: &str) -> Tensor {
+fn parameter(model: &CausalLm, key: &str) -> Tensor {
     let found = model.named_parameters().into_iter().find(|(name, _)| name == key);
     found.expect("a parameter of that name").1
 }
 
 /// The entropy at each completion token, `[B, T]`.
-fn entropy(model: &Llama, fixed: &Fixed) -> Tensor {
+fn entropy(model: &CausalLm, fixed: &Fixed) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let logprobs = label_logits(model, &fixed.batch).log_softmax(-1, Kind::Float);
     fixed.spread(&-(logprobs.exp() * &logprobs).sum_dim_intlist(-1, false, Kind::Float))

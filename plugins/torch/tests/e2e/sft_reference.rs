@@ -1,7 +1,7 @@
 //! Supervised training against PyTorch: loss, gradients, and three AdamW steps on a fixed batch.
 
 use tch::{Device, Kind, Tensor};
-use volvelle_torch::lm::Llama;
+use volvelle_torch::lm::CausalLm;
 use volvelle_torch::lm::learner::Learner;
 use volvelle_torch::lm::optimizer::{AdamwSettings, Decay};
 use volvelle_torch::lm::train::{Batch, Example, label_logprobs, supervised_step};
@@ -26,8 +26,8 @@ fn examples(golden: &Golden) -> Vec<Example> {
 }
 
 /// The mean loss over all labels, with gradients.
-fn loss(model: &Llama, examples: &[Example]) -> Tensor {
-    let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), 0, Device::Cpu);
+fn loss(model: &CausalLm, examples: &[Example]) -> Tensor {
+    let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), Device::Cpu);
     -label_logprobs(model, &batch, 1.0).mean(Kind::Float)
 }
 
@@ -131,7 +131,7 @@ fn three_steps(name: &str, golden: &Golden, decay: Decay, cut: Cut, expected: &s
     let (losses, norms): (Vec<f64>, Vec<f64>) = (from_json(&expected["losses"]), from_json(&expected["grad_norms"]));
     let mut learner = Learner::new(&load(name, Kind::Float), settings(decay), cut.num_threads);
     for step in 0..3 {
-        let stats = supervised_step(&mut learner, &rows, 0, cut.micro_batch_tokens, LEARNING_RATE).expect("a step");
+        let stats = supervised_step(&mut learner, &rows, cut.micro_batch_tokens, LEARNING_RATE).expect("a step");
         let (loss, norm) = (losses[step], norms[step]);
         assert!(
             (stats.loss - loss).abs() <= LOSS,
@@ -159,7 +159,7 @@ fn three_steps(name: &str, golden: &Golden, decay: Decay, cut: Cut, expected: &s
 /// Asserts that 99.9 % of the elements lie within 1e-5, their rms within 5e-6 and the largest within 2e-3.
 ///
 /// AdamW moves an element by about the learning rate however small its gradient, so single elements may differ.
-fn assert_trained(model: &Llama, name: &str, key: &str, expected: &Tensor) {
+fn assert_trained(model: &CausalLm, name: &str, key: &str, expected: &Tensor) {
     let parameters = model.named_parameters();
     let (_, got) = parameters
         .iter()

@@ -25,7 +25,7 @@ use crate::lm::generate::Options;
 use crate::lm::grpo::{LossSettings, LossType, ScaleRewards, advantages};
 use crate::lm::learner::Learner;
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, Llama, Tokenizer};
+use crate::lm::{self, CausalLm, Tokenizer};
 use crate::worker::Job;
 
 /// What GRPO adds to [`TrainingParams`]; names are TRL's where it has them.
@@ -64,7 +64,7 @@ struct Trainer<'a> {
     params: Params,
     training: TrainingParams,
     tokenizer: Tokenizer,
-    reference: Option<Llama>,
+    reference: Option<CausalLm>,
     problems: Vec<Problem>,
 }
 
@@ -125,7 +125,7 @@ impl State {
 }
 
 impl Trainer<'_> {
-    fn train(&self, model: &Llama, mut saver: Saver<'_>) -> Result<State> {
+    fn train(&self, model: &CausalLm, mut saver: Saver<'_>) -> Result<State> {
         let num_steps = self.training.max_steps;
         let schedule = self.training.schedule(num_steps);
         let begin = |num_threads| {
@@ -189,7 +189,7 @@ impl Trainer<'_> {
 
     fn roll_out(
         &self,
-        model: &Llama,
+        model: &CausalLm,
         prompts: &[&Problem],
         step_idx: usize,
         saver: &mut Saver<'_>,
@@ -246,7 +246,6 @@ impl Trainer<'_> {
             .collect::<Result<Vec<_>>>()?;
         let objective = Objective {
             temperature: self.params.temperature,
-            pad_token_id: self.tokenizer.pad_token_id,
             settings: LossSettings {
                 loss_type: self.params.loss_type,
                 epsilon: self.params.epsilon,

@@ -7,7 +7,7 @@ use crate::kinds::sampling::Rollout;
 use crate::lm::grpo::{BatchSize, LossSettings, LossSums, Rollouts, loss};
 use crate::lm::learner::Learner;
 use crate::lm::train::{Batch, Example, IGNORE, label_logprobs, micro_batches};
-use crate::lm::{Llama, LmError, Tokenizer};
+use crate::lm::{CausalLm, LmError, Tokenizer};
 
 /// A rollout ready for the loss.
 pub struct Item {
@@ -38,7 +38,6 @@ impl Item {
 pub struct Objective {
     /// Of the sampling: log-probabilities are those of the distribution that was sampled from.
     pub temperature: f64,
-    pub pad_token_id: i64,
     pub settings: LossSettings,
 }
 
@@ -56,7 +55,7 @@ pub struct Update {
 pub fn update(
     learner: &mut Learner,
     objective: &Objective,
-    reference: Option<&Llama>,
+    reference: Option<&CausalLm>,
     items: &[Item],
     micro_batch_tokens: usize,
     learning_rate: f64,
@@ -71,10 +70,10 @@ pub fn update(
     if active.is_empty() {
         return Ok(Update::default());
     }
-    let runs: Vec<(Vec<usize>, Option<Llama>)> =
+    let runs: Vec<(Vec<usize>, Option<CausalLm>)> =
         micro_batches(&active, |item| item.example.ids.len(), micro_batch_tokens)
             .into_iter()
-            .map(|run| (run, reference.map(Llama::share)))
+            .map(|run| (run, reference.map(CausalLm::share)))
             .collect();
     let (parts, grad_norm) = learner.step(runs, learning_rate, |model, (run, reference)| {
         let run: Vec<&Item> = run.iter().map(|&idx| active[idx]).collect();
@@ -94,15 +93,15 @@ pub fn update(
 
 /// Leaves the gradient of one micro-batch in the model's parameters.
 fn backward(
-    model: &Llama,
-    reference: Option<&Llama>,
+    model: &CausalLm,
+    reference: Option<&CausalLm>,
     objective: &Objective,
     items: &[&Item],
     whole: BatchSize,
 ) -> Result<Update, LmError> {
     let device = model.device();
     let examples: Vec<&Example> = items.iter().map(|item| &item.example).collect();
-    let batch = Batch::new(&examples, objective.pad_token_id, device);
+    let batch = Batch::new(&examples, device);
     if batch.targets.numel() == 0 {
         return Ok(Update::default());
     }

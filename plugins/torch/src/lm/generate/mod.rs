@@ -5,6 +5,8 @@
 //! worth more than several threads in one matrix product. What a batch gives depends on its own prompts and seeds and on
 //! the number of threads alone, so that a generation that was interrupted can go on batch by batch.
 
+pub mod backend;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, mpsc};
 
@@ -13,10 +15,10 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::kv_cache::KvCache;
-use super::model::Context;
-use super::sampler::{Sampling, sample};
-use super::{Llama, LmError, Tokenizer, device};
+use crate::lm::kv_cache::KvCache;
+use crate::lm::model::attention::Attend;
+use crate::lm::sampler::{Sampling, sample};
+use crate::lm::{CausalLm, LmError, Tokenizer, device};
 use crate::stop;
 
 /// A batch is compacted when less than this share of its rows is still running.
@@ -90,7 +92,7 @@ impl<F: FnMut(usize, usize)> Follower for F {
 /// # Errors
 /// The worker was asked to stop; `follower` has what was finished.
 pub fn generate(
-    model: &Llama,
+    model: &CausalLm,
     tokenizer: &Tokenizer,
     requests: &[Request],
     options: &Options,
@@ -213,7 +215,7 @@ struct Row {
 
 /// Returns the completions of a batch; nothing where the worker was asked to stop before they were done.
 fn generate_batch(
-    model: &Llama,
+    model: &CausalLm,
     tokenizer: &Tokenizer,
     requests: &[&Request],
     options: &Options,
@@ -292,18 +294,10 @@ fn generate_batch(
         }
         let input = Tensor::from_slice(&next).to_device(model.device()).unsqueeze(-1); // [B, 1]
         let (positions, mask) = match &padding {
-            Some(padding) => (
-                Some(padding.positions(cache.len())),
-                Some(padding.mask(cache.len() + 1)),
-            ),
-            None => (None, None),
+            Some(padding) => (padding.positions(cache.len()), Some(padding.mask(cache.len() + 1))),
+            None => (input.full_like(cache.len()), None),
         };
-        let context = Context {
-            positions: positions.as_ref(),
-            mask: mask.as_ref(),
-            cache: Some(&mut cache),
-        };
-        logits = model.logits(&model.hidden_states(&input, context).squeeze_dim(1)); // [B, V]
+        logits = model.logits(&Rows::run(model, &mut cache, &input, &positions, mask).squeeze_dim(1)); // [B, V]
     }
     for (row_idx, row) in rows.into_iter().enumerate() {
         if let Some(row) = row {
@@ -348,7 +342,7 @@ struct Prefill {
 }
 
 impl Prefill {
-    fn run(model: &Llama, requests: &[&Request], pad_token_id: i64) -> Self {
+    fn run(model: &CausalLm, requests: &[&Request], pad_token_id: i64) -> Self {
         let (device, kind) = (model.device(), model.kind());
         let longest = requests.iter().map(|request| request.ids.len()).max().unwrap_or(0);
         let mut ids = Vec::with_capacity(requests.len() * longest);
@@ -364,18 +358,13 @@ impl Prefill {
         let padding = pads.iter().any(|&pad| pad > 0).then(|| Padding::new(&pads, device));
         let mut cache = KvCache::new(&model.config, num_rows, longest + 32, kind, device);
         let (positions, mask) = match &padding {
-            Some(padding) => (
-                Some(padding.prompt_positions(longest)),
-                Some(padding.prompt_mask(longest)),
+            Some(padding) => (padding.prompt_positions(longest), Some(padding.prompt_mask(longest))),
+            None => (
+                Tensor::arange(longest, (Kind::Int64, device)).expand([num_rows, longest], false),
+                None,
             ),
-            None => (None, None),
         };
-        let context = Context {
-            positions: positions.as_ref(),
-            mask: mask.as_ref(),
-            cache: Some(&mut cache),
-        };
-        let hidden = model.hidden_states(&ids, context); // [P, T, H]
+        let hidden = Rows::run(model, &mut cache, &ids, &positions, mask); // [P, T, H]
         let logits = model.logits(&hidden.narrow(1, longest - 1, 1).squeeze_dim(1));
         Self {
             cache,
@@ -383,6 +372,38 @@ impl Prefill {
             padding,
             longest,
         }
+    }
+}
+
+/// Attention of rows of equal length to a cache and themselves.
+struct Rows<'a> {
+    cache: &'a mut KvCache,
+    num_rows: i64,
+    /// Boolean `[B, 1, T, S]`, true where attention may look; without it, attention is causal.
+    mask: Option<Tensor>,
+}
+
+impl Rows<'_> {
+    /// Returns hidden states `[B, T, H]` of `ids` `[B, T]` at `positions` `[B, T]`, and stores them in the cache.
+    fn run(model: &CausalLm, cache: &mut KvCache, ids: &Tensor, positions: &Tensor, mask: Option<Tensor>) -> Tensor {
+        let (num_rows, num_tokens) = (ids.size()[0], ids.size()[1]);
+        let mut attend = Rows { cache, num_rows, mask };
+        let hidden = model.hidden_states(&ids.reshape([-1]), &positions.reshape([-1]), &mut attend);
+        cache.advance(num_tokens);
+        hidden.view([num_rows, num_tokens, -1])
+    }
+}
+
+impl Attend for Rows<'_> {
+    fn attend(&mut self, layer_idx: usize, query: Tensor, key: Tensor, value: Tensor, _window: Option<i64>) -> Tensor {
+        let shape = query.size();
+        let grouped = shape[1] != key.size()[1];
+        let rows = |x: &Tensor| x.view([self.num_rows, -1, x.size()[1], x.size()[2]]).transpose(1, 2);
+        let [q, k, v] = [&query, &key, &value].map(rows);
+        let is_causal = self.mask.is_none() && q.size()[2] > 1;
+        let (k, v) = self.cache.append(layer_idx, &k, &v); // [B, K, S, D]
+        let out = Tensor::scaled_dot_product_attention(&q, &k, &v, self.mask.as_ref(), 0.0, is_causal, None, grouped);
+        out.transpose(1, 2).reshape(&shape)
     }
 }
 
