@@ -60,6 +60,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
             temperature: args.temperature,
             top_k: args.top_k,
             top_p: args.top_p,
+            ..Sampling::PLAIN
         }
     };
     let options = Options {
@@ -73,6 +74,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         stop: Vec::new(),
         max_batch_size: args.batch_size,
         num_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        cache_memory: None,
     };
     let requests: Vec<Request> = prompts
         .into_iter()

@@ -62,11 +62,13 @@ pub fn run(job: &Job) -> Result<()> {
             temperature: params.temperature,
             top_k: 0,
             top_p: params.top_p,
+            ..Sampling::PLAIN
         },
         eos_token_ids: tokenizer.eos_token_ids.clone(),
         stop: Vec::new(),
         max_batch_size: params.generation_batch_size,
         num_threads: saver.num_threads(),
+        cache_memory: None,
     };
     let total = problems.len() * params.num_samples;
     let problem_refs: Vec<&Problem> = problems.iter().collect();

@@ -220,11 +220,13 @@ impl LmPolicy<'_, '_> {
                 temperature: self.params.temperature,
                 top_k: 0,
                 top_p: self.params.top_p,
+                ..Sampling::PLAIN
             },
             eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop,
             max_batch_size: self.params.generation_batch_size,
             num_threads: saver.num_threads(),
+            cache_memory: None,
         };
         let mut follower = saver.follow(call, |_, _| ());
         Ok(generate(

@@ -43,7 +43,7 @@ impl Learner {
 
     /// Returns every tensor that a step changes, by name: weights and the optimizer's state. They share storage.
     pub(super) fn state(&self) -> Vec<(String, Tensor)> {
-        let named = self.replicas[0].named_parameters();
+        let named = self.replicas[0].trainable_parameters();
         let mut list = Vec::with_capacity(4 * named.len());
         for (part, tensors) in self.optimizer.state() {
             let names = named.iter().map(|(name, _)| format!("{part}.{name}"));
@@ -158,5 +158,9 @@ fn unless_stopped<R>(backward: impl FnOnce() -> Result<R, LmError>) -> Result<R,
 }
 
 fn parameters(model: &CausalLm) -> Vec<Tensor> {
-    model.named_parameters().into_iter().map(|(_, tensor)| tensor).collect()
+    model
+        .trainable_parameters()
+        .into_iter()
+        .map(|(_, tensor)| tensor)
+        .collect()
 }

@@ -11,14 +11,27 @@ pub struct Sampling {
     pub top_k: i64,
     /// Keeps the likeliest tokens whose probabilities first reach this sum; 1 keeps all.
     pub top_p: f64,
+    /// Keeps the tokens with at least this share of the likeliest one's probability; 0 keeps all.
+    pub min_p: f64,
+    /// Divides positive and multiplies negative logits of tokens that occurred before (CTRL, arXiv:1909.05858, sec.
+    /// 4.1); 1 changes nothing.
+    pub repetition_penalty: f64,
 }
 
 impl Sampling {
     /// Always the likeliest token.
     pub const GREEDY: Self = Self {
         temperature: 0.0,
+        ..Self::PLAIN
+    };
+
+    /// The model's own distribution.
+    pub const PLAIN: Self = Self {
+        temperature: 1.0,
         top_k: 0,
         top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
     };
 }
 

@@ -212,6 +212,7 @@ fn sampling_filters_keep_the_same_tokens() {
                 temperature: 0.7,
                 top_k: 0,
                 top_p: 1.0,
+                ..Sampling::PLAIN
             },
         ),
         (
@@ -220,6 +221,7 @@ fn sampling_filters_keep_the_same_tokens() {
                 temperature: 1.0,
                 top_k: 20,
                 top_p: 1.0,
+                ..Sampling::PLAIN
             },
         ),
         (
@@ -228,6 +230,7 @@ fn sampling_filters_keep_the_same_tokens() {
                 temperature: 1.0,
                 top_k: 0,
                 top_p: 0.9,
+                ..Sampling::PLAIN
             },
         ),
         (
@@ -236,6 +239,7 @@ fn sampling_filters_keep_the_same_tokens() {
                 temperature: 0.7,
                 top_k: 20,
                 top_p: 0.9,
+                ..Sampling::PLAIN
             },
         ),
     ];
@@ -310,6 +314,7 @@ fn greedy(
         stop: Vec::new(),
         max_batch_size,
         num_threads,
+        cache_memory: None,
     };
     let model = load(name, Kind::Float);
     generate::generate(&model, &tokenizer_of(name), &requests, &options, &mut |_, _| ())

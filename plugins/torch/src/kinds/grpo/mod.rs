@@ -200,11 +200,13 @@ impl Trainer<'_> {
                 temperature: self.params.temperature,
                 top_k: 0,
                 top_p: self.params.top_p,
+                ..Sampling::PLAIN
             },
             eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop: Vec::new(),
             max_batch_size: self.params.generation_batch_size,
             num_threads: saver.num_threads(),
+            cache_memory: None,
         };
         let purpose = format!("rollouts of step {step_idx}");
         let seed = (self.training.seed, purpose.as_str());

@@ -44,6 +44,8 @@ pub struct Options {
     /// Rows in a batch, at most.
     pub max_batch_size: usize,
     pub num_threads: usize,
+    /// Bytes that keys and values may take; by default what the device has left, within reason.
+    pub cache_memory: Option<usize>,
 }
 
 /// A generated continuation.

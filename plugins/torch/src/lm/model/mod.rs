@@ -216,10 +216,39 @@ impl CausalLm {
         self.map(&Tensor::shallow_clone)
     }
 
-    /// Returns a model over the same weights whose gradients are its own, and turned on.
+    /// Returns a model over the same weights whose gradients are its own, and turned on for what is trained.
     #[must_use]
     pub fn trainable_alias(&self) -> Self {
-        self.map(&|tensor| tensor.detach().set_requires_grad(true))
+        let alias = self.map(&Tensor::detach);
+        for (_, tensor) in alias.trainable_parameters() {
+            let _ = tensor.set_requires_grad(true);
+        }
+        alias
+    }
+
+    /// Returns the parameters that training changes, by name: those of the adapters where there are any, else all.
+    pub fn trainable_parameters(&self) -> Vec<(String, Tensor)> {
+        let adapters = self.adapter_parameters();
+        if adapters.is_empty() {
+            self.named_parameters()
+        } else {
+            adapters
+        }
+    }
+
+    /// Returns the matrices of the adapters, named as in PEFT's files without their `base_model.model.` in front.
+    pub fn adapter_parameters(&self) -> Vec<(String, Tensor)> {
+        let mut list = Vec::new();
+        for (idx, layer) in self.layers.iter().enumerate() {
+            for (name, linear) in layer.linears() {
+                if let Some(adapter) = &linear.adapter {
+                    let name = format!("model.layers.{idx}.{name}");
+                    list.push((format!("{name}.lora_A.weight"), adapter.a.shallow_clone()));
+                    list.push((format!("{name}.lora_B.weight"), adapter.b.shallow_clone()));
+                }
+            }
+        }
+        list
     }
 
     /// Returns a model with every weight replaced; the tables of the rotary embedding are shared.
