@@ -6,7 +6,7 @@ VOLVELLE := target/release/volvelle
 DEMO := pipelines/countdown.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve clean
+.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve bench-lm clean
 
 help:  ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -72,6 +72,11 @@ bench-serve:  ## Puts `volvelle serve` under load, beside nginx (a few minutes; 
 	$(CARGO) build --release --package volvelle
 	bench/serve/setup.sh
 	$(PYTHON) bench/serve/run.py --volvelle $(VOLVELLE)
+
+bench-lm: setup  ## Times generation and training beside transformers and TRL (about 20 minutes; downloads 3 GB once)
+	$(CARGO) build --release --package volvelle-torch
+	PYTHON=$(PYTHON) bench/lm/setup.sh
+	$(PYTHON) bench/lm/run.py --report bench/lm/results.md
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean
