@@ -118,13 +118,16 @@ pub fn generate(
     options: &Options,
     follower: &mut impl Follower,
 ) -> Result<Vec<Vec<Completion>>, LmError> {
-    Generator::new(model, options.num_threads, options.cache_memory).generate(tokenizer, requests, options, follower)
+    Generator::new(model, options.num_threads, options.cache_memory)?.generate(tokenizer, requests, options, follower)
 }
 
 /// Returns what computes a model for the engine.
-pub fn backend_for(model: &CausalLm, num_threads: usize) -> Box<dyn Backend> {
+///
+/// # Errors
+/// The backend can't be made.
+pub fn backend_for(model: &CausalLm, num_threads: usize) -> Result<Box<dyn Backend>, LmError> {
     // On the CPU in f32 the place of the native kernels is here.
-    Box::new(TorchBackend::new(model.share(), num_threads))
+    Ok(Box::new(TorchBackend::new(model.share(), num_threads)))
 }
 
 /// A model with a cache that outlives a call: prompts that begin like earlier ones begin with what was computed then.
@@ -136,7 +139,10 @@ pub struct Generator {
 
 impl Generator {
     /// Returns a generator of a model whose weights do not change, or whose changes [`Generator::forget`] is told of.
-    pub fn new(model: &CausalLm, num_threads: usize, cache_memory: Option<usize>) -> Self {
+    ///
+    /// # Errors
+    /// As [`backend_for`].
+    pub fn new(model: &CausalLm, num_threads: usize, cache_memory: Option<usize>) -> Result<Self, LmError> {
         let device = model.device();
         let step_tokens = if device == Device::Cpu {
             STEP_TOKENS_CPU
@@ -144,11 +150,11 @@ impl Generator {
             STEP_TOKENS_GPU
         };
         let cache_memory = cache_memory.unwrap_or_else(|| memory::default_for_cache(device));
-        Self {
-            engine: Engine::new(backend_for(model, num_threads), cache_memory, step_tokens),
+        Ok(Self {
+            engine: Engine::new(backend_for(model, num_threads)?, cache_memory, step_tokens),
             vocab_size: model.config.vocab_size,
             context: usize::try_from(model.config.max_position_embeddings).unwrap_or(0),
-        }
+        })
     }
 
     /// Forgets what was computed: the weights have changed.
