@@ -14,6 +14,7 @@ pub mod kv_cache;
 pub mod learner;
 pub mod learner_state;
 pub mod model;
+pub mod native;
 pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
