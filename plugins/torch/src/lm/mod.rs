@@ -13,6 +13,7 @@ pub mod grpo;
 pub mod learner;
 pub mod learner_state;
 pub mod model;
+pub mod native;
 pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
