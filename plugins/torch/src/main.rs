@@ -26,6 +26,8 @@ enum Command {
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} ->
     /// {"output_ids": [...], "text": "...", "finish_reason": "stop" or "length"}.
     Generate(debug::generate::GenerateArgs),
+    /// Times generation and training on a model folder.
+    Bench(debug::bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Worker { request } => work(&request),
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
+        Command::Bench(args) => report(debug::bench::bench(&args)),
     }
 }
 

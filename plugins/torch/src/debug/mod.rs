@@ -1,5 +1,6 @@
 //! A model folder by itself, one file for each command: JSON Lines in and out.
 
+pub mod bench;
 pub mod generate;
 pub mod score;
 

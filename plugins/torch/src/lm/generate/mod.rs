@@ -22,6 +22,7 @@ use self::engine::{Engine, Rules};
 pub use self::engine::{Progress, Prompt};
 use self::stops::Stops;
 use self::torch::TorchBackend;
+use crate::lm::native::NativeBackend;
 use crate::lm::sampler::Sampling;
 use crate::lm::{CausalLm, LmError, Tokenizer};
 
@@ -126,7 +127,9 @@ pub fn generate(
 /// # Errors
 /// The backend can't be made.
 pub fn backend_for(model: &CausalLm, num_threads: usize) -> Result<Box<dyn Backend>, LmError> {
-    // On the CPU in f32 the place of the native kernels is here.
+    if let Some(native) = NativeBackend::new(model, num_threads)? {
+        return Ok(Box::new(native));
+    }
     Ok(Box::new(TorchBackend::new(model.share(), num_threads)))
 }
 

@@ -12,12 +12,13 @@ use crate::lm::generate::backend::{Backend, PAGE_SIZE};
 use crate::lm::generate::engine::Engine;
 use crate::lm::generate::pages::pages_for;
 use crate::lm::generate::torch::TorchBackend;
+use crate::lm::native::NativeBackend;
 use crate::lm::sampler::Sampling;
 use crate::lm::{CausalLm, config};
 
-/// Mixes for the scheduler, whose backend costs nothing, and for a backend with a model.
+/// Mixes that must agree to the last bit, and mixes for a backend that rounds.
 const NUM_MIXES: u32 = 1000;
-const NUM_MIXES_WITH_MODEL: u32 = 60;
+const NUM_MIXES_WITH_ROUNDING: u32 = 60;
 
 const VOCAB_SIZE: i64 = 24;
 
@@ -167,25 +168,46 @@ proptest! {
 }
 
 #[test]
-fn a_model_gives_together_what_it_gives_alone() {
+fn the_kernels_give_together_what_they_give_alone_without_a_cache() {
+    let models = models();
+    TestRunner::new(RunnerConfig::with_cases(NUM_MIXES))
+        .run(
+            &(mix(), 0..models.len(), 1..3_usize),
+            |(mix, model_idx, num_threads)| {
+                let backend = |num_threads| {
+                    let native = NativeBackend::new(&models[model_idx], num_threads);
+                    native.expect("it starts").expect("the weights are f32 on the CPU")
+                };
+                mix.check(Box::new(backend(num_threads)), &mut backend(1), 0.0)
+            },
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn libtorch_gives_together_what_it_gives_alone() {
     // The same mixes each time: floats are added in another order, so one draw in a million may fall on the other side.
     let config = RunnerConfig {
-        cases: NUM_MIXES_WITH_MODEL,
+        cases: NUM_MIXES_WITH_ROUNDING,
         failure_persistence: None,
         ..RunnerConfig::default()
     };
     let rng = TestRng::deterministic_rng(config.rng_algorithm);
-    let models = [
-        model(4, 2, [None, None]),
-        model(3, 1, [Some(5), None]),
-        model(2, 2, [Some(20), Some(3)]),
-    ];
+    let models = models();
     TestRunner::new_with_rng(config, rng)
         .run(&(mix(), 0..models.len()), |(mix, model_idx)| {
             let backend = || TorchBackend::new(models[model_idx].share(), 1);
             mix.check(Box::new(backend()), &mut backend(), 1e-3)
         })
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn models() -> [CausalLm; 3] {
+    [
+        model(4, 2, [None, None]),
+        model(3, 1, [Some(5), None]),
+        model(2, 2, [Some(20), Some(3)]),
+    ]
 }
 
 /// A random model with two layers that see so many tokens.
