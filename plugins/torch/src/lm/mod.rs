@@ -8,6 +8,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+mod files;
 pub mod generate;
 pub mod grpo;
 pub mod kv_cache;
