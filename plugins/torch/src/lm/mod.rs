@@ -21,6 +21,7 @@ pub mod schedule;
 mod shim;
 pub mod tokenizer;
 pub mod train;
+mod weights;
 
 pub use checkpoint::{load, save};
 pub use config::Config;

@@ -26,6 +26,17 @@ const FORWARD: [(&str, &str); 5] = [
     ("qwen3-qknorm", "qwen3-qknorm"),
 ];
 
+/// Small folders for one setting each; see `make/make_variants.py`.
+const VARIANTS: [&str; 7] = [
+    "variants/mistral-window",
+    "variants/mistral-full",
+    "variants/llama-biases",
+    "variants/llama-linear",
+    "variants/qwen2-windows",
+    "variants/qwen3-layer-types",
+    "variants/qwen2-nested",
+];
+
 /// The two sides that rows are padded on.
 const SIDES: [&str; 2] = ["right", "left"];
 
@@ -48,6 +59,22 @@ fn logits_and_hidden_states() {
                 close("hidden.final_norm", &hidden);
             }
         }
+    }
+}
+
+#[test]
+fn windows_biases_and_rotary_settings_of_each_family() {
+    for name in VARIANTS {
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(name));
+        let (ids, mask) = (
+            golden.tensor("inputs.right.input_ids"),
+            golden.tensor("inputs.right.attention_mask"),
+        );
+        let _no_grad = tch::no_grad_guard();
+        let logits = model.logits(&hidden_states(&model, ids, mask));
+        assert_close(name, &logits, &masked(golden.tensor("logits.right"), mask), LOGITS);
+        let expected = masked(&golden.tensor("logprobs.right").unsqueeze(-1), &both_real(mask));
+        assert_close(name, &logprobs(&model, ids, mask), &expected.squeeze_dim(-1), LOGPROBS);
     }
 }
 
