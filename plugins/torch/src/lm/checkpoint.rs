@@ -43,7 +43,7 @@ pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm, LmError>
     if !config.names_dtype() {
         config.dtype = weights.kind(&expected[0].0)?;
     }
-    CausalLm::build(config, device, kind, &mut |name, _| weights.load(name, device, kind))
+    CausalLm::build(config, device, kind, |name, _| weights.load(name, device, kind))
 }
 
 /// Writes a model folder: config and weights of `model`, tokenizer and the like as in the folder `like`.

@@ -56,8 +56,11 @@ pub(super) fn rope_settings(
     agreed.ok_or_else(|| format!("{name} has no settings"))
 }
 
+/// An object and the key that it was found under.
+type Named<'a> = (&'static str, &'a Map<String, Value>);
+
 /// The object that holds the settings; the older name wins where both are there, as in transformers.
-fn rope_object(top: Fields<'_>) -> Result<Option<(&'static str, &Map<String, Value>)>, String> {
+fn rope_object(top: Fields<'_>) -> Result<Option<Named<'_>>, String> {
     for name in ["rope_scaling", "rope_parameters"] {
         if let Some(map) = top.object(name)?.filter(|map| !map.is_empty()) {
             return Ok(Some((name, map)));

@@ -106,7 +106,7 @@ impl CausalLm {
         device: Device,
         kind: Kind,
     ) -> Result<Self, LmError> {
-        Self::build(config, device, kind, &mut |name, wanted| {
+        Self::build(config, device, kind, |name, wanted| {
             let tensor = tensors
                 .get(name)
                 .ok_or_else(|| LmError::Torch(format!("the weights lack the tensor {name}")))?;
@@ -128,7 +128,7 @@ impl CausalLm {
         config: Config,
         device: Device,
         kind: Kind,
-        source: &mut dyn FnMut(&str, &[i64]) -> Result<Tensor, LmError>,
+        mut source: impl FnMut(&str, &[i64]) -> Result<Tensor, LmError>,
     ) -> Result<Self, LmError> {
         let shapes: HashMap<String, Vec<i64>> = expected_shapes(&config).into_iter().collect();
         let mut take = |name: &str| source(name, &shapes[name]);
