@@ -1,5 +1,6 @@
 //! Model folders in the Hugging Face layout: read, and written so that transformers opens them.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use serde_json::Value;
@@ -44,6 +45,14 @@ pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm, LmError>
         config.dtype = weights.kind(&expected[0].0)?;
     }
     CausalLm::build(config, device, kind, |name, _| weights.load(name, device, kind))
+}
+
+/// Returns the names of the files in a model folder that hold its weights, the index of shards not counted.
+///
+/// # Errors
+/// As [`load`].
+pub fn weight_files(dir: &Path) -> Result<Vec<OsString>, LmError> {
+    Ok(Weights::open(dir)?.file_names())
 }
 
 /// Writes a model folder: config and weights of `model`, tokenizer and the like as in the folder `like`.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 mod files;
 pub mod generate;
+pub mod gguf;
 pub mod grpo;
 pub mod kv_cache;
 pub mod learner;

@@ -6,6 +6,7 @@
 mod commands;
 mod fixtures;
 mod grpo_reference;
+mod lm_load;
 mod pipelines;
 mod reference;
 mod resume;

@@ -12,7 +12,7 @@ mod tests;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
@@ -103,6 +103,12 @@ impl Weights {
             files,
             places,
         })
+    }
+
+    /// The names of the files that hold the weights.
+    pub fn file_names(&self) -> Vec<OsString> {
+        let names = self.files.iter().filter_map(|file| file.path.file_name());
+        names.map(OsStr::to_owned).collect()
     }
 
     fn file_of(&self, name: &str) -> Option<&Mapped> {
