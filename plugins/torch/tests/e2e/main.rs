@@ -5,6 +5,7 @@
 
 mod commands;
 mod fixtures;
+mod fuzzed;
 mod grpo_reference;
 mod lm_load;
 mod pipelines;

@@ -17,14 +17,14 @@ const MAX_LIST: u64 = 1 << 24;
 
 /// A parsed file.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::lm) struct Gguf {
+pub(crate) struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
 /// A value of the metadata.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::lm) enum Value {
+pub(crate) enum Value {
     Int(i64),
     Float(f64),
     Bool(bool),
@@ -37,7 +37,7 @@ pub(in crate::lm) enum Value {
 
 /// Where a tensor lies in its file, and what it is.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::lm) struct TensorInfo {
+pub(crate) struct TensorInfo {
     /// Number of the type in ggml's list.
     pub type_id: u32,
     /// Slowest dimension first, as in PyTorch; the file has them the other way round.

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 /// Where a tensor lies in its file, and what it is.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::lm) struct Entry {
+pub(crate) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<i64>,
     /// Bytes of the file; as many as kind and shape need, and within the file.
@@ -19,7 +19,7 @@ pub(in crate::lm) struct Entry {
 /// # Errors
 /// Says what is wrong with `bytes`: they are cut short, no header, or one whose tensors overlap, leave gaps, end elsewhere
 /// than the file, or have another size than their shape.
-pub(in crate::lm) fn parse(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     if bytes.starts_with(b"version https://git-lfs") {
         return Err("is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`".to_owned());
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// # Errors
 /// There is no `weight_map`, or a shard is something else than the plain name of a safetensors file: a shard lies
 /// beside the index, never elsewhere.
-pub(in crate::lm) fn shard_names(index: &Map<String, Value>) -> Result<HashMap<String, String>, String> {
+pub(crate) fn shard_names(index: &Map<String, Value>) -> Result<HashMap<String, String>, String> {
     let map = index
         .get("weight_map")
         .and_then(Value::as_object)
