@@ -10,6 +10,7 @@ pub mod linear;
 pub mod rope;
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -185,6 +186,9 @@ impl CausalLm {
             .get("initializer_range")
             .and_then(serde_json::Value::as_f64)
             .unwrap_or(0.02);
+        // libtorch has one generator for all threads: whoever seeds it must be the only one to draw.
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed as i64);
         let tensors = expected_shapes(&config)
             .into_iter()
@@ -198,6 +202,7 @@ impl CausalLm {
                 (name, tensor)
             })
             .collect();
+        drop(generator);
         Self::from_tensors(config, &tensors, device, Kind::Float)
     }
 
