@@ -8,7 +8,9 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+mod files;
 pub mod generate;
+pub mod gguf;
 pub mod grpo;
 pub mod learner;
 pub mod learner_state;
@@ -20,6 +22,7 @@ pub mod schedule;
 mod shim;
 pub mod tokenizer;
 pub mod train;
+mod weights;
 
 pub use checkpoint::{load, save};
 pub use config::Config;

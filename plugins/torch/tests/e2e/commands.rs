@@ -10,10 +10,12 @@ use tch::Kind;
 use crate::fixtures::{Golden, from_json, model_dir, vec_i64};
 
 /// Each folder, and the folder whose golden values it must reproduce.
-const FOLDERS: [(&str, &str); 3] = [
+const FOLDERS: [(&str, &str); 5] = [
     ("llama3-gqa", "llama3-gqa"),
     ("llama3-gqa-sharded", "llama3-gqa"),
     ("smollm-tied", "smollm-tied"),
+    ("qwen2-bias-tied", "qwen2-bias-tied"),
+    ("qwen3-qknorm", "qwen3-qknorm"),
 ];
 
 /// Runs the program with `lines` on standard input.
@@ -378,6 +380,13 @@ fn broken_model_folders_are_errors_that_name_the_file() {
     broken("model.safetensors.index.json", &|path| {
         std::fs::write(path, "{}").expect("it is written")
     });
+    broken("model.safetensors.index.json", &|path| {
+        replace(path, second, "../../shadow.safetensors")
+    });
+    broken(second, &|path| {
+        std::fs::write(path, "version https://git-lfs.github.com/spec/v1\n").expect("it is written");
+    });
+    broken("config.json", &|path| replace(path, "512", "5.12e300"));
     broken("config.json", &|path| {
         replace(path, "\"model_type\": \"llama\"", "\"model_type\": \"mamba\"")
     });
@@ -409,7 +418,7 @@ fn broken_model_folders_are_errors_that_name_the_file() {
     assert!(lacking.contains("model.layers.2"), "{lacking}");
 }
 
-fn copy_model(name: &str, to: &Path) {
+pub fn copy_model(name: &str, to: &Path) {
     for entry in std::fs::read_dir(model_dir(name)).expect("the fixture is there") {
         let entry = entry.expect("the fixture can be listed");
         if entry.path().is_file() && !entry.file_name().to_string_lossy().starts_with("golden") {

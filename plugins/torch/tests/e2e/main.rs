@@ -5,7 +5,9 @@
 
 mod commands;
 mod fixtures;
+mod fuzzed;
 mod grpo_reference;
+mod lm_load;
 mod pipelines;
 mod reference;
 mod resume;

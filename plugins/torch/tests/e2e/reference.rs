@@ -19,67 +19,116 @@ const LOGITS: f64 = 2e-4;
 const LOGPROBS: f64 = 1e-4;
 
 /// The golden values that each folder is held against.
-const FORWARD: [(&str, &str); 3] = [
+const FORWARD: [(&str, &str); 5] = [
     ("llama3-gqa", "llama3-gqa"),
     ("llama3-gqa-sharded", "llama3-gqa"),
     ("smollm-tied", "smollm-tied"),
+    ("qwen2-bias-tied", "qwen2-bias-tied"),
+    ("qwen3-qknorm", "qwen3-qknorm"),
 ];
 
+/// Small folders for one setting each; see `make/make_variants.py`.
+const VARIANTS: [&str; 7] = [
+    "variants/mistral-window",
+    "variants/mistral-full",
+    "variants/llama-biases",
+    "variants/llama-linear",
+    "variants/qwen2-windows",
+    "variants/qwen3-layer-types",
+    "variants/qwen2-nested",
+];
+
+/// The two sides that rows are padded on.
+const SIDES: [&str; 2] = ["right", "left"];
+
 #[test]
-fn logits_and_hidden_states_of_right_padded_rows() {
+fn logits_and_hidden_states() {
     for (name, golden) in FORWARD {
         let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
-        let mask = golden.tensor("inputs.right.attention_mask");
         let _no_grad = tch::no_grad_guard();
-        let hidden = hidden_states(&model, golden.tensor("inputs.right.input_ids"), mask);
-        let expected = masked(golden.tensor("hidden.final_norm.right"), mask);
-        assert_close(&format!("{name} hidden"), &hidden, &expected, LOGITS);
-        let expected = masked(golden.tensor("logits.right"), mask);
-        assert_close(&format!("{name} logits"), &model.logits(&hidden), &expected, LOGITS);
+        for side in SIDES {
+            let mask = golden.tensor(&format!("inputs.{side}.attention_mask"));
+            let ids = golden.tensor(&format!("inputs.{side}.input_ids"));
+            let close = |what: &str, got: &Tensor| {
+                let expected = masked(golden.tensor(&format!("{what}.{side}")), mask);
+                assert_close(&format!("{name} {what}.{side}"), got, &expected, LOGITS);
+            };
+            close("hidden.layer0", &after_first_layer(&model, ids, mask));
+            let hidden = hidden_states(&model, ids, mask);
+            close("logits", &model.logits(&hidden));
+            if side == "right" {
+                close("hidden.final_norm", &hidden);
+            }
+        }
     }
 }
 
 #[test]
-fn logits_of_left_padded_rows() {
-    for (name, golden) in FORWARD {
-        let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
-        let mask = golden.tensor("inputs.left.attention_mask");
+fn windows_biases_and_rotary_settings_of_each_family() {
+    for name in VARIANTS {
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(name));
+        let (ids, mask) = (
+            golden.tensor("inputs.right.input_ids"),
+            golden.tensor("inputs.right.attention_mask"),
+        );
         let _no_grad = tch::no_grad_guard();
-        let logits = model.logits(&hidden_states(&model, golden.tensor("inputs.left.input_ids"), mask));
-        let expected = masked(golden.tensor("logits.left"), mask);
-        assert_close(&format!("{name} left"), &logits, &expected, LOGITS);
+        let logits = model.logits(&hidden_states(&model, ids, mask));
+        assert_close(name, &logits, &masked(golden.tensor("logits.right"), mask), LOGITS);
+        let expected = masked(&golden.tensor("logprobs.right").unsqueeze(-1), &both_real(mask));
+        assert_close(name, &logprobs(&model, ids, mask), &expected.squeeze_dim(-1), LOGPROBS);
     }
 }
 
 /// The hidden states `[N, H]` of the real tokens of padded rows `[B, T]`.
 fn hidden_states(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
+    let (positions, mut attend) = packed(mask);
+    model.hidden_states(&masked(input_ids, mask), &positions, &mut attend)
+}
+
+/// The output `[N, H]` of the first layer.
+fn after_first_layer(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
+    let (positions, mut attend) = packed(mask);
+    let embedded = model.embed(&masked(input_ids, mask));
+    model.layer(0, &embedded, &model.rotation(&positions), &mut attend)
+}
+
+/// The positions `[N]` and the attention of the real tokens of padded rows.
+fn packed(mask: &Tensor) -> (Tensor, Packed) {
     let lengths: Vec<usize> = vec_i64(&mask.sum_dim_intlist(-1, false, Kind::Int64))
         .into_iter()
         .map(|length| length as usize)
         .collect();
-    let positions = Packed::positions(&lengths, Device::Cpu);
-    let mut attend = Packed::new(&lengths, Device::Cpu);
-    model.hidden_states(&masked(input_ids, mask), &positions, &mut attend)
+    (
+        Packed::positions(&lengths, Device::Cpu),
+        Packed::new(&lengths, Device::Cpu),
+    )
 }
 
 #[test]
 fn label_logprobs_of_whole_rows() {
     for (name, golden) in FORWARD {
         let (model, golden) = (load(name, Kind::Float), Golden::of_model(golden));
-        let mask = golden.tensor("inputs.right.attention_mask");
-        let got = logprobs(&model, golden.tensor("inputs.right.input_ids"), mask);
-        let after_first = mask.narrow(1, 1, mask.size()[1] - 1);
-        let expected = masked(&golden.tensor("logprobs.right").unsqueeze(-1), &after_first).squeeze_dim(-1);
-        assert_close(&format!("{name} logprobs"), &got, &expected, LOGPROBS);
+        for side in SIDES {
+            let mask = golden.tensor(&format!("inputs.{side}.attention_mask"));
+            let got = logprobs(&model, golden.tensor(&format!("inputs.{side}.input_ids")), mask);
+            let expected = golden.tensor(&format!("logprobs.{side}")).unsqueeze(-1);
+            let expected = masked(&expected, &both_real(mask)).squeeze_dim(-1);
+            assert_close(&format!("{name} logprobs.{side}"), &got, &expected, LOGPROBS);
+        }
     }
+}
+
+/// Where a token and the one before it are no padding, `[B, T - 1]`.
+fn both_real(mask: &Tensor) -> Tensor {
+    let width = mask.size()[1] - 1;
+    mask.narrow(1, 0, width) * mask.narrow(1, 1, width)
 }
 
 /// Log p of every token but each row's first, rows one after the other.
 fn logprobs(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
     let examples: Vec<Example> = (0..input_ids.size()[0])
         .map(|row| {
-            let len = mask.get(row).sum(Kind::Int64).int64_value(&[]);
-            let ids = vec_i64(&input_ids.get(row).narrow(0, 0, len));
+            let ids = vec_i64(&masked(&input_ids.narrow(0, row, 1), &mask.narrow(0, row, 1)));
             Example {
                 labels: ids.clone(),
                 ids,
@@ -126,21 +175,27 @@ fn bf16_arithmetic_stays_near_its_reference() {
 }
 
 #[test]
-fn rotary_frequencies() {
+fn rotary_embeddings() {
     for name in FAMILIES {
-        let got = inverse_frequencies(&load(name, Kind::Float).config);
-        assert_close(
-            name,
-            &Tensor::from_slice(&got),
-            Golden::of_model(name).tensor("rope.inv_freq"),
-            1e-7,
-        );
+        let (model, golden) = (load(name, Kind::Float), Golden::of_model(name));
+        let frequencies = Tensor::from_slice(&inverse_frequencies(&model.config));
+        assert_close(name, &frequencies, golden.tensor("rope.inv_freq"), 0.0);
+        let cos = golden.tensor("rope.cos");
+        let (got_cos, got_sin) = model.rotation(&Tensor::arange(cos.size()[0], (Kind::Int64, Device::Cpu)));
+        assert_close(name, &got_cos.squeeze_dim(1), cos, 1e-6);
+        assert_close(name, &got_sin.squeeze_dim(1), golden.tensor("rope.sin"), 1e-6);
     }
 }
 
 #[test]
 fn saved_folders_load_to_the_same_weights() {
-    for name in ["llama3-gqa-sharded", "llama3-gqa-bf16", "smollm-tied"] {
+    for name in [
+        "llama3-gqa-sharded",
+        "llama3-gqa-bf16",
+        "smollm-tied",
+        "qwen2-bias-tied",
+        "qwen3-qknorm",
+    ] {
         let model = load(name, Kind::Float);
         let dir = tempfile::tempdir().expect("a temporary folder");
         lm::save(&model, dir.path(), &model_dir(name)).expect("the folder is written");

@@ -6,7 +6,7 @@ use volvelle_torch::lm::learner::Learner;
 use volvelle_torch::lm::optimizer::{AdamwSettings, Decay};
 use volvelle_torch::lm::train::{Batch, Example, label_logprobs, supervised_step};
 
-use crate::fixtures::{FAMILIES, Golden, assert_close, from_json, load, vec_i64};
+use crate::fixtures::{Golden, LLAMA_FAMILIES as FAMILIES, assert_close, from_json, load, vec_i64};
 
 const LOSS: f64 = 5e-5;
 const LEARNING_RATE: f64 = 1e-3;

@@ -1,6 +1,6 @@
-//! The decoder of the CausalLm family: pre-norm blocks with rotary grouped-query attention and a SwiGLU MLP.
+//! The decoder of the Llama family: pre-norm blocks with rotary grouped-query attention and a SwiGLU MLP.
 //!
-//! One transformer serves CausalLm, Mistral, Qwen2 and Qwen3, which differ in biases, in norms of queries and keys, and in
+//! One transformer serves Llama, Mistral, Qwen2 and Qwen3, which differ in biases, in norms of queries and keys, and in
 //! sliding windows; agrees with transformers' `modeling_{llama,mistral,qwen2,qwen3}.py`. Tokens are computed as flat
 //! lists without padding; see [`attention`]. Shapes use `N` tokens, `H` hidden size, `Q` and `K` query and key/value
 //! heads, `D` head size, `V` vocabulary.
@@ -10,6 +10,7 @@ pub mod linear;
 pub mod rope;
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -106,48 +107,68 @@ impl CausalLm {
         device: Device,
         kind: Kind,
     ) -> Result<Self, LmError> {
-        let shapes: HashMap<String, Vec<i64>> = expected_shapes(&config).into_iter().collect();
-        let take = |name: &str| -> Result<Tensor, LmError> {
+        Self::build(config, device, kind, |name, wanted| {
             let tensor = tensors
                 .get(name)
                 .ok_or_else(|| LmError::Torch(format!("the weights lack the tensor {name}")))?;
-            let (got, wanted) = (tensor.size(), &shapes[name]);
-            if got != *wanted {
-                return Err(LmError::Torch(format!(
-                    "tensor {name} has shape {got:?}, config.json asks for {wanted:?}"
-                )));
+            let got = tensor.size();
+            if got == wanted {
+                Ok(tensor.to_device(device).to_kind(kind))
+            } else {
+                let message = format!("tensor {name} has shape {got:?}, config.json asks for {wanted:?}");
+                Err(LmError::Torch(message))
             }
-            Ok(tensor.to_device(device).to_kind(kind))
-        };
+        })
+    }
+
+    /// Builds a model from the tensors that `source` gives for a name and a shape, on `device` and in `kind` already.
+    ///
+    /// # Errors
+    /// Those of `source`.
+    pub(in crate::lm) fn build(
+        config: Config,
+        device: Device,
+        kind: Kind,
+        mut source: impl FnMut(&str, &[i64]) -> Result<Tensor, LmError>,
+    ) -> Result<Self, LmError> {
+        let shapes: HashMap<String, Vec<i64>> = expected_shapes(&config).into_iter().collect();
+        let mut take = |name: &str| source(name, &shapes[name]);
+        // The embeddings first: the largest tensor, whose conversion must not come on top of all others.
+        let embed_tokens = take("model.embed_tokens.weight")?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for idx in 0..config.num_hidden_layers {
-            let tensor = |name: &str| take(&format!("model.layers.{idx}.{name}.weight"));
-            let linear = |name: &str| -> Result<Linear, LmError> {
-                let bias = format!("model.layers.{idx}.{name}.bias");
-                let bias = shapes.contains_key(&bias).then(|| take(&bias)).transpose()?;
+            let mut tensor = |name: &str| take(&format!("model.layers.{idx}.{name}"));
+            let mut linear = |name: &str| -> Result<Linear, LmError> {
+                let bias = format!("{name}.bias");
+                let has_bias = shapes.contains_key(&format!("model.layers.{idx}.{bias}"));
                 Ok(Linear {
-                    weight: tensor(name)?,
-                    bias,
+                    weight: tensor(&format!("{name}.weight"))?,
+                    bias: has_bias.then(|| tensor(&bias)).transpose()?,
                     adapter: None,
                 })
             };
-            let optional = |name: &str| config.qk_norm.then(|| tensor(name)).transpose();
+            let (q_proj, k_proj) = (linear("self_attn.q_proj")?, linear("self_attn.k_proj")?);
+            let (v_proj, o_proj) = (linear("self_attn.v_proj")?, linear("self_attn.o_proj")?);
+            let (gate_proj, up_proj) = (linear("mlp.gate_proj")?, linear("mlp.up_proj")?);
+            let down_proj = linear("mlp.down_proj")?;
+            let mut norm = |name: &str| tensor(&format!("{name}.weight"));
+            let mut optional = |name: &str| config.qk_norm.then(|| norm(name)).transpose();
             layers.push(Layer {
-                input_layernorm: tensor("input_layernorm")?,
-                q_proj: linear("self_attn.q_proj")?,
-                k_proj: linear("self_attn.k_proj")?,
-                v_proj: linear("self_attn.v_proj")?,
-                o_proj: linear("self_attn.o_proj")?,
                 q_norm: optional("self_attn.q_norm")?,
                 k_norm: optional("self_attn.k_norm")?,
-                post_attention_layernorm: tensor("post_attention_layernorm")?,
-                gate_proj: linear("mlp.gate_proj")?,
-                up_proj: linear("mlp.up_proj")?,
-                down_proj: linear("mlp.down_proj")?,
+                input_layernorm: norm("input_layernorm")?,
+                post_attention_layernorm: norm("post_attention_layernorm")?,
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                gate_proj,
+                up_proj,
+                down_proj,
             });
         }
         Ok(Self {
-            embed_tokens: take("model.embed_tokens.weight")?,
+            embed_tokens,
             layers,
             norm: take("model.norm.weight")?,
             lm_head: (!config.tie_word_embeddings)
@@ -165,6 +186,9 @@ impl CausalLm {
             .get("initializer_range")
             .and_then(serde_json::Value::as_f64)
             .unwrap_or(0.02);
+        // libtorch has one generator for all threads: whoever seeds it must be the only one to draw.
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed as i64);
         let tensors = expected_shapes(&config)
             .into_iter()
@@ -178,6 +202,7 @@ impl CausalLm {
                 (name, tensor)
             })
             .collect();
+        drop(generator);
         Self::from_tensors(config, &tensors, device, Kind::Float)
     }
 
@@ -351,7 +376,7 @@ impl CausalLm {
 }
 
 /// The name and shape of each tensor that a config asks for.
-fn expected_shapes(c: &Config) -> Vec<(String, Vec<i64>)> {
+pub(in crate::lm) fn expected_shapes(c: &Config) -> Vec<(String, Vec<i64>)> {
     let (hidden, mlp) = (c.hidden_size, c.intermediate_size);
     let (q_size, kv_size) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
     let mut shapes = vec![("model.embed_tokens.weight".to_owned(), vec![c.vocab_size, hidden])];

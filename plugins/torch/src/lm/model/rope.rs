@@ -4,35 +4,36 @@ use tch::{Device, Kind, Tensor};
 
 use crate::lm::config::{Config, RopeScaling};
 
-/// Tables of the rotary embedding, `[max_position_embeddings, D]` each, both halves of `D` equal.
+/// The frequencies of the rotary embedding.
+///
+/// Cosines and sines are computed for the positions at hand, once for all layers of a pass: a table over all positions
+/// that a model allows would cost 67 MB for a context of 131072, and be read in a few places.
 #[derive(Debug)]
 pub struct Rope {
-    cos: Tensor,
-    sin: Tensor,
+    /// `[D / 2]`, float32.
+    frequencies: Tensor,
+    kind: Kind,
 }
 
 impl Rope {
     pub(super) fn new(config: &Config, device: Device, kind: Kind) -> Self {
-        let options = (Kind::Float, device);
-        let positions = Tensor::arange(config.max_position_embeddings, options);
-        let angles = positions.outer(&Tensor::from_slice(&inverse_frequencies(config)).to_device(device));
-        let angles = Tensor::cat(&[&angles, &angles], -1);
         Self {
-            cos: angles.cos().to_kind(kind),
-            sin: angles.sin().to_kind(kind),
+            frequencies: frequencies(config).to_device(device),
+            kind,
         }
     }
 
-    /// Returns cos and sin `[N, 1, D]` at `positions` `[N]`.
+    /// Returns cos and sin `[N, 1, D]` at `positions` `[N]`, both halves of `D` equal.
     pub fn at(&self, positions: &Tensor) -> (Tensor, Tensor) {
-        let pick = |table: &Tensor| table.index_select(0, positions).unsqueeze(1);
-        (pick(&self.cos), pick(&self.sin))
+        let angles = positions.to_kind(Kind::Float).outer(&self.frequencies);
+        let angles = Tensor::cat(&[&angles, &angles], -1).unsqueeze(1);
+        (angles.cos().to_kind(self.kind), angles.sin().to_kind(self.kind))
     }
 
     pub(super) fn share(&self) -> Self {
         Self {
-            cos: self.cos.shallow_clone(),
-            sin: self.sin.shallow_clone(),
+            frequencies: self.frequencies.shallow_clone(),
+            kind: self.kind,
         }
     }
 }
@@ -46,33 +47,33 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 
 /// Returns the `D / 2` rotary frequencies in radians per position.
 pub fn inverse_frequencies(config: &Config) -> Vec<f32> {
-    (0..config.head_dim / 2)
-        .map(|idx| {
-            let frequency = 1.0 / config.rope_theta.powf(2.0 * idx as f64 / config.head_dim as f64);
-            scale_frequency(frequency, config.rope_scaling) as f32
-        })
-        .collect()
+    Vec::try_from(frequencies(config)).expect("a vector of the tensor's own kind")
 }
 
-fn scale_frequency(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor,
+/// The frequencies `[D / 2]`, in the order of operations and the precision of transformers: at position 100000 the last
+/// bit of a frequency is a hundredth of a radian.
+/// Source: transformers, `modeling_rope_utils.py`.
+fn frequencies(config: &Config) -> Tensor {
+    let exponents = Tensor::arange_start_step(0, config.head_dim, 2, (Kind::Float, Device::Cpu));
+    let powers = Tensor::pow_scalar(config.rope_theta, &(exponents / config.head_dim as f64));
+    let frequencies = powers.reciprocal();
+    match config.rope_scaling {
+        RopeScaling::None => frequencies,
+        RopeScaling::Linear { factor } => frequencies / factor,
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
             high_freq_factor,
             original_max_position_embeddings: original,
         } => {
-            let wavelength = 2.0 * std::f64::consts::PI / frequency;
-            if wavelength < original / high_freq_factor {
-                frequency
-            } else if wavelength > original / low_freq_factor {
-                frequency / factor
-            } else {
-                let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                (1.0 - smooth) * frequency / factor + smooth * frequency
-            }
+            let wavelengths = frequencies.reciprocal() * (2.0 * std::f64::consts::PI);
+            let smooth = (wavelengths.reciprocal() * original - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            let slowed = &frequencies / factor;
+            // As in the source: between the two lengths, a mixture of both.
+            let mixed = (1.0 - &smooth) * &frequencies / factor + smooth * &frequencies;
+            let is_long = wavelengths.gt(original / low_freq_factor);
+            let is_short = wavelengths.lt(original / high_freq_factor);
+            slowed.where_self(&is_long, &frequencies.where_self(&is_short, &mixed))
         }
     }
 }
