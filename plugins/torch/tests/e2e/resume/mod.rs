@@ -2,7 +2,7 @@
 
 mod damage;
 mod runs;
-mod stage;
+pub mod stage;
 
 use std::sync::OnceLock;
 
