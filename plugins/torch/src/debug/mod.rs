@@ -6,12 +6,12 @@ pub mod score;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use tch::Kind;
 
 use crate::formats::read_jsonl;
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
 
 /// What the commands need to know.
 #[derive(Args)]
@@ -25,6 +25,22 @@ pub struct ModelArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// The kind of number that weights are held and multiplied in.
+    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
+    dtype: Dtype,
+    /// A PEFT folder with a LoRA adapter for the model.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+}
+
+/// A kind of floating-point number, named as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    Float32,
+    Bfloat16,
+    Float16,
+    /// As config.json says.
+    Auto,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,12 +49,20 @@ struct Prompt {
     prompt: Option<String>,
 }
 
+/// Loads the model, with its adapter beside it where one is asked for, and the tokenizer.
 fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
     let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
-    Ok((
-        lm::load(&args.model, device, Kind::Float)?,
-        Tokenizer::load(&args.model)?,
-    ))
+    let kind = match args.dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
+        Dtype::Float16 => Kind::Half,
+        Dtype::Auto => Config::read(&args.model)?.dtype,
+    };
+    let mut model = lm::load(&args.model, device, kind)?;
+    if let Some(adapter) = &args.adapter {
+        (model, _) = lora::load(&model, adapter)?;
+    }
+    Ok((model, Tokenizer::load(&args.model)?))
 }
 
 fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {
