@@ -8,10 +8,10 @@ use volvelle_torch::lm::train::{Batch, Example, label_logprobs, supervised_step}
 
 use crate::fixtures::{FAMILIES, Golden, assert_close, from_json, load, vec_i64};
 
-const LOSS: f64 = 5e-5;
-const LEARNING_RATE: f64 = 1e-3;
+pub const LOSS: f64 = 5e-5;
+pub const LEARNING_RATE: f64 = 1e-3;
 
-fn examples(golden: &Golden) -> Vec<Example> {
+pub fn examples(golden: &Golden) -> Vec<Example> {
     let tensor = |name: &str| golden.tensor(&format!("sft.{name}"));
     (0..tensor("input_ids").size()[0])
         .map(|row| {
@@ -26,12 +26,12 @@ fn examples(golden: &Golden) -> Vec<Example> {
 }
 
 /// The mean loss over all labels, with gradients.
-fn loss(model: &CausalLm, examples: &[Example]) -> Tensor {
+pub fn loss(model: &CausalLm, examples: &[Example]) -> Tensor {
     let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), Device::Cpu);
     -label_logprobs(model, &batch, 1.0).mean(Kind::Float)
 }
 
-fn settings(decay: Decay) -> AdamwSettings {
+pub fn settings(decay: Decay) -> AdamwSettings {
     AdamwSettings {
         beta1: 0.9,
         beta2: 0.95,
@@ -156,15 +156,19 @@ fn three_steps(name: &str, golden: &Golden, decay: Decay, cut: Cut, expected: &s
     learner
 }
 
-/// Asserts that 99.9 % of the elements lie within 1e-5, their rms within 5e-6 and the largest within 2e-3.
-///
-/// AdamW moves an element by about the learning rate however small its gradient, so single elements may differ.
 fn assert_trained(model: &CausalLm, name: &str, key: &str, expected: &Tensor) {
     let parameters = model.named_parameters();
     let (_, got) = parameters
         .iter()
         .find(|(name, _)| name == key)
         .expect("a parameter of that name");
+    assert_trained_tensor(&format!("{name} {key}"), got, expected);
+}
+
+/// Asserts that 99.9 % of the elements lie within 1e-5, their rms within 5e-6 and the largest within 2e-3.
+///
+/// AdamW moves an element by about the learning rate however small its gradient, so single elements may differ.
+pub fn assert_trained_tensor(what: &str, got: &Tensor, expected: &Tensor) {
     let difference = (got.detach().to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs();
     let share = difference
         .gt(1e-5)
@@ -175,6 +179,6 @@ fn assert_trained(model: &CausalLm, name: &str, key: &str, expected: &Tensor) {
     let worst = difference.max().double_value(&[]);
     assert!(
         share <= 1e-3 && rms <= 5e-6 && worst <= 2e-3,
-        "{name} {key}: {share} over 1e-5, rms {rms}, max {worst}"
+        "{what}: {share} over 1e-5, rms {rms}, max {worst}"
     );
 }
