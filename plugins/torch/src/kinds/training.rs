@@ -11,7 +11,7 @@ use crate::formats::MetricsLine;
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
-use crate::lm::train::{Example, supervised_step};
+use crate::lm::train::{Compute, Example, supervised_step};
 use crate::lm::{CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
@@ -123,7 +123,12 @@ pub fn train_supervised(
     for step_idx in saver.step()..num_steps {
         let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[state.order.next()]).collect();
         let learning_rate = schedule.learning_rate(step_idx);
-        let done = supervised_step(&mut state.learner, &batch, params.micro_batch_tokens, learning_rate);
+        let done = supervised_step(
+            &mut state.learner,
+            &batch,
+            &Compute::new(params.micro_batch_tokens),
+            learning_rate,
+        );
         let stats = match done {
             Err(LmError::Stopped) => return Err(saver.stopped(|folder| state.write(folder))),
             done => done.with_context(|| format!("step {}", step_idx + 1))?,

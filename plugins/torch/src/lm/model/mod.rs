@@ -264,6 +264,15 @@ impl CausalLm {
         }
     }
 
+    /// Returns a copy whose weights, and tables of the rotary embedding, are of another kind.
+    #[must_use]
+    pub fn to_kind(&self, kind: Kind) -> Self {
+        Self {
+            rope: Rope::new(&self.config, self.device(), kind),
+            ..self.map(&|tensor| tensor.detach().to_kind(kind))
+        }
+    }
+
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
     }

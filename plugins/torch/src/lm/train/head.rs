@@ -1,0 +1,147 @@
+//! The last part of a pass: hidden states to log-probabilities of labels and back, some rows of logits at a time.
+//!
+//! With a vocabulary of 128 thousand the logits of 4096 labels are 2 GB in f32, and a backward pass that keeps them holds
+//! them three times. Here a chunk of rows goes through the output matrix and straight back, so that never more than a
+//! budget of bytes is alive, however many labels there are (as Liger-Kernel's `fused_linear_cross_entropy`).
+//!
+//! For one row, with `z = W h / temperature`: `log p(y) = z_y - logsumexp(z)`, so a gradient `g` of `log p(y)` gives
+//! `dz = g (onehot(y) - softmax(z))`, `dh = W^T dz / temperature` and `dW = dz h^T / temperature`.
+
+use tch::{Kind, Tensor};
+
+use crate::lm::{CausalLm, LmError, shim};
+
+/// Logits of one chunk, as many as are worth a matrix product and still near the processor.
+pub const LOGITS_BYTES: usize = 64 << 20;
+
+/// The output matrix and what is asked of it.
+pub struct Head<'a> {
+    model: &'a CausalLm,
+    /// `[L]`
+    targets: &'a Tensor,
+    temperature: f64,
+    /// Rows of logits at once.
+    num_rows: i64,
+}
+
+/// Some of the rows, and what the output matrix makes of them.
+struct Chunk {
+    /// `[R, H]`
+    hidden: Tensor,
+    /// `[R, 1]`
+    targets: Tensor,
+    /// `[R, V]` in f32
+    logprobs: Tensor,
+}
+
+impl<'a> Head<'a> {
+    /// `targets` `[L]` are the labels; at most `logits_bytes` of logits, or one row, are alive at once.
+    pub fn new(model: &'a CausalLm, targets: &'a Tensor, temperature: f64, logits_bytes: usize) -> Self {
+        // A row of logits, the log-probabilities made from it, and a copy in the model's kind.
+        let row_bytes = 3 * 4 * model.config.vocab_size as usize;
+        Self {
+            model,
+            targets,
+            temperature,
+            num_rows: (logits_bytes / row_bytes).max(1) as i64,
+        }
+    }
+
+    /// Returns log p of each label, `[L]` in f32, for hidden states `[L, H]`; without gradients.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn logprobs(&self, hidden: &Tensor) -> Result<Tensor, LmError> {
+        let _no_grad = tch::no_grad_guard();
+        let parts = self
+            .starts()
+            .map(|start| self.chunk(hidden, start).map(|chunk| chunk.of_targets()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// Takes the gradient `grads` `[L]` of a loss with respect to each label's log p, and returns that with respect to
+    /// the hidden states, `[L, H]`. What the output matrix gets is added to its own gradient.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn backward(&self, hidden: &Tensor, grads: &Tensor) -> Result<Tensor, LmError> {
+        let _no_grad = tch::no_grad_guard();
+        let parts = self
+            .starts()
+            .map(|start| {
+                let chunk = self.chunk(hidden, start)?;
+                let size = chunk.hidden.size()[0];
+                self.backward_chunk(chunk, &grads.narrow(0, start, size))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// Does the work of [`Self::logprobs`] and [`Self::backward`] at once for a loss whose gradient is known before:
+    /// `weight` for each label's log p. Returns the sum of log p over the labels and the gradient `[L, H]`.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn weighted_sum(&self, hidden: &Tensor, weight: f64) -> Result<(f64, Tensor), LmError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut sum = 0.0;
+        let mut parts = Vec::new();
+        for start in self.starts() {
+            let chunk = self.chunk(hidden, start)?;
+            let logprobs = chunk.of_targets();
+            sum += logprobs.sum(Kind::Double).double_value(&[]);
+            parts.push(self.backward_chunk(chunk, &logprobs.full_like(weight))?);
+        }
+        Ok((sum, Tensor::f_cat(&parts, 0)?))
+    }
+
+    fn starts(&self) -> impl Iterator<Item = i64> + use<> {
+        (0..self.targets.size()[0]).step_by(self.num_rows as usize)
+    }
+
+    fn chunk(&self, hidden: &Tensor, start: i64) -> Result<Chunk, LmError> {
+        let size = self.num_rows.min(hidden.size()[0] - start);
+        let hidden = hidden.narrow(0, start, size);
+        let logits = self.model.logits(&hidden);
+        let logits = logits.f_to_kind(Kind::Float)?;
+        let scaled = if self.temperature == 1.0 {
+            logits
+        } else {
+            logits / self.temperature
+        };
+        Ok(Chunk {
+            hidden,
+            targets: self.targets.narrow(0, start, size).unsqueeze(-1),
+            logprobs: scaled.f_log_softmax(-1, Kind::Float)?,
+        })
+    }
+
+    fn backward_chunk(&self, chunk: Chunk, grads: &Tensor) -> Result<Tensor, LmError> {
+        let Chunk {
+            hidden,
+            targets,
+            mut logprobs,
+        } = chunk;
+        // softmax(z) - onehot(y), in place.
+        let _ = logprobs.f_exp_()?;
+        let minus_one = Tensor::full(targets.size(), -1.0, (Kind::Float, targets.device()));
+        let residual = logprobs
+            .f_scatter_add_(-1, &targets, &minus_one)?
+            .f_to_kind(hidden.kind())?;
+        // -g / temperature scales rows, and is cheaper on [R, H] than on [R, V].
+        let scale = (grads / -self.temperature).unsqueeze(-1).to_kind(hidden.kind());
+        let weight = self.model.output_weight();
+        if weight.requires_grad() {
+            shim::add_product_to_grad(weight, &residual, &(&hidden * &scale))?;
+        }
+        Ok(residual.f_mm(weight)? * scale)
+    }
+}
+
+impl Chunk {
+    /// log p of the labels, `[R]`.
+    fn of_targets(&self) -> Tensor {
+        self.logprobs.gather(-1, &self.targets, false).squeeze_dim(-1)
+    }
+}
