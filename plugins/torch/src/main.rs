@@ -1,4 +1,4 @@
-//! The command `volvelle-torch`: the worker of the torch plugin, and two commands for looking at a model by itself.
+//! The command `volvelle-torch`: the worker of the torch plugin, and commands for a model by itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,8 @@ enum Command {
     Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} -> {"output_ids": [...], "text": "..."}.
     Generate(debug::generate::GenerateArgs),
+    /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
+    TrainStep(debug::train_step::TrainStepArgs),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Worker { request } => work(&request),
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
+        Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub mod score;
+pub mod train_step;
 
 use std::path::{Path, PathBuf};
 
@@ -66,12 +67,7 @@ fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
 }
 
 fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {
-    let path = if input == Path::new("-") {
-        Path::new("/dev/stdin")
-    } else {
-        input
-    };
-    read_jsonl::<Prompt>(path, "prompt")?
+    read_jsonl::<Prompt>(input_path(input), "prompt")?
         .into_iter()
         .enumerate()
         .map(|(idx, prompt)| {
@@ -81,13 +77,27 @@ fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result
                 (None, Some(text)) => tokenizer.encode(&text, true).with_context(place)?,
                 _ => return Err(anyhow!("{}: expected either \"input_ids\" or \"prompt\"", place())),
             };
-            let vocab_size = model.config.vocab_size;
-            match ids.iter().find(|&&id| !(0..vocab_size).contains(&id)) {
-                Some(id) => Err(anyhow!("{}: token id {id} is not in 0..{vocab_size}", place())),
-                None => Ok(ids),
-            }
+            check_ids(&place(), &ids, model)?;
+            Ok(ids)
         })
         .collect()
+}
+
+/// Where the input is read from: `-` is standard input.
+fn input_path(input: &Path) -> &Path {
+    if input == Path::new("-") {
+        Path::new("/dev/stdin")
+    } else {
+        input
+    }
+}
+
+fn check_ids(place: &str, ids: &[i64], model: &CausalLm) -> Result<()> {
+    let vocab_size = model.config.vocab_size;
+    match ids.iter().find(|&&id| !(0..vocab_size).contains(&id)) {
+        Some(id) => bail!("{place}: token id {id} is not in 0..{vocab_size}"),
+        None => Ok(()),
+    }
 }
 
 fn check_length(line_idx: usize, ids: &[i64], model: &CausalLm) -> Result<()> {

@@ -17,7 +17,7 @@ const FOLDERS: [(&str, &str); 3] = [
 ];
 
 /// Runs the program with `lines` on standard input.
-fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
+pub fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
         .args([command, "--device", "cpu", "--input", "-", "--model"])
         .arg(model)
@@ -34,7 +34,7 @@ fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]
 }
 
 /// The JSON lines that a run printed, which must have succeeded.
-fn lines_of(output: &Output) -> Vec<Value> {
+pub fn lines_of(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     text.lines()
@@ -43,7 +43,7 @@ fn lines_of(output: &Output) -> Vec<Value> {
 }
 
 /// What a run that must have failed printed as its error.
-fn error_of(output: &Output) -> String {
+pub fn error_of(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.starts_with("error: ") && !text.contains("panicked"), "{text}");

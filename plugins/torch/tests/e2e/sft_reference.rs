@@ -1,15 +1,17 @@
 //! Supervised training against PyTorch: loss, gradients, and three AdamW steps on a fixed batch.
 
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use volvelle_torch::lm::CausalLm;
 use volvelle_torch::lm::learner::Learner;
 use volvelle_torch::lm::optimizer::{AdamwSettings, Decay};
 use volvelle_torch::lm::train::{
     Batch, Compute, Example, backward_cross_entropy, backward_through_logprobs, evaluate, label_logprobs, score,
     supervised_step,
 };
+use volvelle_torch::lm::{self, CausalLm};
 
-use crate::fixtures::{Golden, assert_close, from_json, load, vec_i64};
+use crate::commands::{error_of, lines_of, volvelle_torch};
+use crate::fixtures::{Golden, assert_close, from_json, load, model_dir, vec_i64};
 
 const FAMILIES: [&str; 4] = ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"];
 
@@ -234,6 +236,125 @@ fn three_steps_with_decay_on_matrices_only() {
         let expected = golden.tensors_under("sft.after3_decay_matrices_only.");
         assert_trained(learner.model(), name, &expected);
     }
+}
+
+/// The fixture's batch, padding left out, on standard input of `train-step` with these options.
+fn train_step(name: &str, examples: &[Example], options: &[&str]) -> Vec<Value> {
+    const SETTINGS: [&str; 10] = [
+        "--learning-rate",
+        "1e-3",
+        "--adam-beta2",
+        "0.95",
+        "--weight-decay",
+        "0.1",
+        "--max-grad-norm",
+        "1",
+        "--steps",
+        "3",
+    ];
+    let lines: Vec<Value> = examples
+        .iter()
+        .map(|example| json!({"input_ids": example.ids, "labels": example.labels}))
+        .collect();
+    lines_of(&volvelle_torch(
+        "train-step",
+        &model_dir(name),
+        &[&SETTINGS, options].concat(),
+        &lines,
+    ))
+}
+
+#[test]
+fn train_step_prints_the_steps_and_saves_the_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in FAMILIES {
+        let golden = Golden::of_model(name);
+        let examples = examples(&golden);
+        let saved = dir.path().join(name);
+        let save: [&str; 2] = ["--save", saved.to_str().expect("UTF-8")];
+        let all = [&["--decay", "all", "--micro-batch-tokens", "1"], &save[..]].concat();
+        let runs = [
+            (train_step(name, &examples, &all), &golden.json["sft"]),
+            (
+                train_step(name, &examples, &["--gradient-checkpointing"]),
+                &golden.json["sft"]["decay_matrices_only"],
+            ),
+        ];
+        for (lines, expected) in runs {
+            let (losses, norms): (Vec<f64>, Vec<f64>) =
+                (from_json(&expected["losses"]), from_json(&expected["grad_norms"]));
+            assert_eq!(lines.len(), 4);
+            for (idx, line) in lines.iter().enumerate() {
+                let number = |key: &str| {
+                    line[key]
+                        .as_f64()
+                        .unwrap_or_else(|| panic!("{name}: no {key} in {line}"))
+                };
+                assert_eq!(line["step"], idx + 1);
+                assert!(
+                    (number("loss") - losses[idx]).abs() <= LOSS,
+                    "{name}: {line}, expected {}",
+                    losses[idx]
+                );
+                if idx < 3 {
+                    assert!(
+                        (number("grad_norm") - norms[idx]).abs() <= 5e-5 * norms[idx],
+                        "{name}: {line}"
+                    );
+                    assert_eq!(line["num_tokens"], golden.json["sft"]["supervised_tokens"]);
+                    assert_eq!(line["learning_rate"], LEARNING_RATE);
+                }
+            }
+        }
+        let trained = lm::load(&saved, Device::Cpu, Kind::Float).expect("a model folder");
+        assert_trained(&trained, name, &golden.tensors_under("sft.after3."));
+    }
+}
+
+#[test]
+fn train_step_in_bf16_stays_near_f32() {
+    let golden = Golden::of_model("smollm-tied");
+    let losses: Vec<f64> = from_json(&golden.json["sft"]["decay_matrices_only"]["losses"]);
+    let lines = train_step("smollm-tied", &examples(&golden), &["--dtype", "bfloat16"]);
+    for (line, expected) in lines.iter().zip(losses) {
+        let loss = line["loss"].as_f64().expect("a loss");
+        assert!(
+            (loss - expected).abs() <= 0.02 * expected && loss != expected,
+            "{line}, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn train_step_says_what_is_wrong_with_its_input() {
+    let cases = [
+        (
+            json!({"input_ids": [1, 2], "labels": [1]}),
+            "line 1: 1 labels for 2 input_ids",
+        ),
+        (json!({"input_ids": [1, 999]}), "line 1: token id 999 is not in 0..512"),
+        (
+            json!({"input_ids": [1, 2], "labels": [1, -7]}),
+            "line 1, labels: token id -7 is not in 0..512",
+        ),
+        (
+            json!({"input_ids": [1, 2], "labels": [-100, -100]}),
+            "no token of the batch counts in the loss",
+        ),
+        (json!({"labels": [1]}), "input_ids"),
+    ];
+    for (line, expected) in cases {
+        let message = error_of(&volvelle_torch("train-step", &model_dir("smollm-tied"), &[], &[line]));
+        assert!(message.contains(expected), "{message}");
+    }
+    let line = json!({"input_ids": [1, 2]});
+    let message = error_of(&volvelle_torch(
+        "train-step",
+        &model_dir("smollm-tied"),
+        &["--adam-beta1", "1"],
+        &[line],
+    ));
+    assert!(message.contains("--adam-beta1 is 1"), "{message}");
 }
 
 /// How a batch is divided; it must not matter beyond rounding.
