@@ -50,7 +50,8 @@ impl Learner {
             .into_iter()
             .map(|(name, param)| (name, param.detach().to_kind(Kind::Float)))
             .unzip();
-        let computed = if model.kind() == compute_kind {
+        let mut kinds = model.trainable_parameters().into_iter().map(|(_, param)| param.kind());
+        let computed = if model.kind() == compute_kind && kinds.all(|kind| kind == compute_kind) {
             model.share()
         } else {
             model.to_kind(compute_kind)
@@ -262,5 +263,110 @@ fn memory_errors<R>(work: impl FnOnce() -> Result<R, LmError>) -> Result<R, LmEr
     match LmError::from_torch(text.lines().next().unwrap_or_default().to_owned()) {
         error @ LmError::OutOfMemory(_) => Err(error),
         _ => std::panic::resume_unwind(panic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::lm::config::{Config, NewModel};
+    use crate::lm::optimizer::Decay;
+    use crate::lm::train::{Compute, Example, fitting, supervised_step};
+
+    fn tiny_model() -> CausalLm {
+        let shape = NewModel {
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 32,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+            initializer_range: 0.2,
+        };
+        CausalLm::random(Config::new(&shape, 40, 1, 0).unwrap(), 5, Device::Cpu).unwrap()
+    }
+
+    const SETTINGS: AdamwSettings = AdamwSettings {
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        decay: Decay::Matrices,
+        max_grad_norm: 1.0,
+    };
+
+    fn examples() -> Vec<Example> {
+        [3_i64, 9, 14]
+            .map(|length| (0..length).map(|at| (at * 7 + length) % 40).collect::<Vec<_>>())
+            .map(|ids| Example {
+                labels: ids.clone(),
+                ids,
+            })
+            .into()
+    }
+
+    fn weights(model: &CausalLm) -> Vec<Tensor> {
+        let all = model.named_parameters().into_iter();
+        all.map(|(_, tensor)| tensor.detach().copy()).collect()
+    }
+
+    /// More than any machine has: libtorch's own error, as a panic of a plain operator.
+    fn run_out_of_memory() {
+        let _ = Tensor::empty([1 << 50], (Kind::Float, Device::Cpu));
+    }
+
+    #[test]
+    fn a_step_that_ran_out_of_memory_is_taken_again_in_smaller_pieces() {
+        let examples = examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for num_threads in [1, 2] {
+                let (calm, disturbed) = (tiny_model(), tiny_model());
+                let mut learner = Learner::computing_in(kind, &calm, SETTINGS, num_threads);
+                supervised_step(&mut learner, &rows, &Compute::new(14), 0.01).unwrap();
+
+                let mut learner = Learner::computing_in(kind, &disturbed, SETTINGS, num_threads);
+                let before = weights(&disturbed);
+                let mut tokens = 28;
+                let mut failures = Vec::new();
+                fitting(
+                    &mut tokens,
+                    &lengths,
+                    |tokens| failures.push(tokens),
+                    |tokens| {
+                        if tokens < 28 {
+                            return supervised_step(&mut learner, &rows, &Compute::new(tokens), 0.01).map(drop);
+                        }
+                        // A gradient is there already when memory runs out.
+                        let done = learner.step(vec![0, 1, 2], 0.01, |model, at| {
+                            let logits = model.logits(&model.embed(&Tensor::from_slice(&[at])));
+                            logits.sum(Kind::Float).f_backward()?;
+                            if at == 2 {
+                                run_out_of_memory();
+                            }
+                            Ok(())
+                        });
+                        assert_eq!(weights(&disturbed), before);
+                        done.map(drop)
+                    },
+                )
+                .unwrap();
+                assert_eq!(failures, [14]);
+                assert_eq!(weights(&disturbed), weights(&calm), "{kind:?}, {num_threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn other_panics_stay_panics() {
+        let mut learner = Learner::new(&tiny_model(), SETTINGS, 1);
+        let step =
+            std::panic::AssertUnwindSafe(|| learner.step(vec![0], 0.01, |_, _| -> Result<(), _> { panic!("a bug") }));
+        assert!(std::panic::catch_unwind(step).is_err());
     }
 }

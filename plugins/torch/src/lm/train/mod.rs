@@ -2,6 +2,7 @@
 
 mod backward;
 mod batch;
+mod flops;
 mod head;
 mod memory;
 
@@ -9,6 +10,7 @@ use tch::{Kind, Tensor};
 
 pub use self::backward::{backward_from_hidden, backward_through_logprobs};
 pub use self::batch::{Batch, Example, IGNORE, micro_batches};
+pub use self::flops::Flops;
 pub use self::head::{Head, LOGITS_BYTES};
 pub use self::memory::fitting;
 use super::learner::Learner;

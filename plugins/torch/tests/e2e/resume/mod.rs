@@ -75,6 +75,21 @@ fn fine_tuning_continues_after_each_of_two_kills() {
     assert_continues(&Base::get().sft(sft_params()), &[5, 16]);
 }
 
+/// The f32 masters are saved, not the bf16 weights that are computed with.
+#[test]
+fn fine_tuning_in_bf16_continues() {
+    let mut params = sft_params();
+    for (name, value) in [
+        ("bf16", json!(true)),
+        ("gradient_checkpointing", json!(true)),
+        ("per_device_train_batch_size", json!(4)),
+        ("gradient_accumulation_steps", json!(4)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().sft(params), &[5, 16]);
+}
+
 #[test]
 fn grpo_continues() {
     let stage = Base::get().grpo(grpo_params(14));
