@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tch::Kind;
 
 use crate::formats::read_jsonl;
+use crate::lm::lora::AdapterConfig;
 use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
 
 /// What the commands need to know.
@@ -26,7 +27,7 @@ pub struct ModelArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// The kind of number that weights are held and multiplied in.
+    /// The kind of number that is computed in.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
     /// A PEFT folder with a LoRA adapter for the model.
@@ -50,19 +51,33 @@ struct Prompt {
     prompt: Option<String>,
 }
 
-/// Loads the model, with its adapter beside it where one is asked for, and the tokenizer.
-fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
-    let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
-    let kind = match args.dtype {
-        Dtype::Float32 => Kind::Float,
-        Dtype::Bfloat16 => Kind::BFloat16,
-        Dtype::Float16 => Kind::Half,
-        Dtype::Auto => Config::read(&args.model)?.dtype,
-    };
-    let mut model = lm::load(&args.model, device, kind)?;
-    if let Some(adapter) = &args.adapter {
-        (model, _) = lora::load(&model, adapter)?;
+impl ModelArgs {
+    fn kind(&self) -> Result<Kind> {
+        Ok(match self.dtype {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+            Dtype::Float16 => Kind::Half,
+            Dtype::Auto => Config::read(&self.model)?.dtype,
+        })
     }
+
+    /// Loads the model in a kind, with its adapter beside it where one is asked for.
+    fn load(&self, kind: Kind) -> Result<(CausalLm, Option<AdapterConfig>)> {
+        let device = device::parse(&self.device).map_err(anyhow::Error::msg)?;
+        let model = lm::load(&self.model, device, kind)?;
+        match &self.adapter {
+            Some(dir) => {
+                let (model, config) = lora::load(&model, dir)?;
+                Ok((model, Some(config)))
+            }
+            None => Ok((model, None)),
+        }
+    }
+}
+
+/// Loads the model as it is asked for, and the tokenizer.
+fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
+    let (model, _) = args.load(args.kind()?)?;
     Ok((model, Tokenizer::load(&args.model)?))
 }
 

@@ -9,6 +9,7 @@ mod adapters;
 pub mod attention;
 pub mod linear;
 pub mod rope;
+pub mod shared_prefix;
 
 use std::collections::HashMap;
 
