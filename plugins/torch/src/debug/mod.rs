@@ -7,12 +7,13 @@ pub mod train_step;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use tch::Kind;
 
 use crate::formats::read_jsonl;
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::lm::lora::AdapterConfig;
+use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
 
 /// What the commands need to know.
 #[derive(Args)]
@@ -26,6 +27,22 @@ pub struct ModelArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// The kind of number that is computed in.
+    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
+    dtype: Dtype,
+    /// A PEFT folder with a LoRA adapter for the model.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+}
+
+/// A kind of floating-point number, named as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    Float32,
+    Bfloat16,
+    Float16,
+    /// As config.json says.
+    Auto,
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,12 +51,34 @@ struct Prompt {
     prompt: Option<String>,
 }
 
+impl ModelArgs {
+    fn kind(&self) -> Result<Kind> {
+        Ok(match self.dtype {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+            Dtype::Float16 => Kind::Half,
+            Dtype::Auto => Config::read(&self.model)?.dtype,
+        })
+    }
+
+    /// Loads the model in a kind, with its adapter beside it where one is asked for.
+    fn load(&self, kind: Kind) -> Result<(CausalLm, Option<AdapterConfig>)> {
+        let device = device::parse(&self.device).map_err(anyhow::Error::msg)?;
+        let model = lm::load(&self.model, device, kind)?;
+        match &self.adapter {
+            Some(dir) => {
+                let (model, config) = lora::load(&model, dir)?;
+                Ok((model, Some(config)))
+            }
+            None => Ok((model, None)),
+        }
+    }
+}
+
+/// Loads the model as it is asked for, and the tokenizer.
 fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
-    let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
-    Ok((
-        lm::load(&args.model, device, Kind::Float)?,
-        Tokenizer::load(&args.model)?,
-    ))
+    let (model, _) = args.load(args.kind()?)?;
+    Ok((model, Tokenizer::load(&args.model)?))
 }
 
 fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {

@@ -15,7 +15,7 @@ use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
 use crate::lm::train::{Compute, Example, IGNORE, evaluate, supervised_step};
-use crate::lm::{self, CausalLm, device};
+use crate::lm::{self, CausalLm, lora};
 
 /// `volvelle-torch train-step`: the lines of the input are one batch, and every step is taken on it.
 ///
@@ -48,16 +48,13 @@ pub struct TrainStepArgs {
     /// Global L2 norm to which gradients are clipped; 0: not at all.
     #[arg(long, default_value_t = 1.0)]
     max_grad_norm: f64,
-    /// What is computed in; bfloat16 keeps weights and optimizer in float32 and computes with rounded copies.
-    #[arg(long, value_enum, default_value_t = DtypeArg::Float32)]
-    dtype: DtypeArg,
     /// Tokens computed at once.
     #[arg(long, default_value_t = 4096)]
     micro_batch_tokens: usize,
     /// Keeps the inputs of layers only, and computes the rest twice.
     #[arg(long)]
     gradient_checkpointing: bool,
-    /// Writes the trained model folder.
+    /// Writes the folder of the trained model, or of the trained adapter where one was given.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
 }
@@ -67,13 +64,6 @@ pub struct TrainStepArgs {
 enum DecayArg {
     All,
     Matrices,
-}
-
-/// Names of what can be computed in.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DtypeArg {
-    Float32,
-    Bfloat16,
 }
 
 /// A line of the input.
@@ -87,12 +77,12 @@ struct Line {
 /// Takes the steps and prints a line for each.
 pub fn train_step(args: &TrainStepArgs) -> Result<()> {
     args.check()?;
-    let device = device::parse(&args.model.device).map_err(anyhow::Error::msg)?;
-    let model = lm::load(&args.model.model, device, Kind::Float)?;
+    // Weights and optimizer are float32 in any case; another kind computes with rounded copies.
+    let (model, adapter) = args.model.load(Kind::Float)?;
     let examples = args.read_examples(&model)?;
     let batch: Vec<&Example> = examples.iter().collect();
     let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut learner = Learner::computing_in(args.kind(), &model, args.settings(), num_threads);
+    let mut learner = Learner::computing_in(args.kind()?, &model, args.settings(), num_threads);
     let compute = Compute {
         gradient_checkpointing: args.gradient_checkpointing,
         ..Compute::new(args.micro_batch_tokens)
@@ -121,7 +111,10 @@ pub fn train_step(args: &TrainStepArgs) -> Result<()> {
     writeln!(out, "{}", json!({"step": args.steps + 1, "loss": loss}))?;
     out.flush()?;
     if let Some(dir) = &args.save {
-        lm::save(&model, dir, &args.model.model)?;
+        match &adapter {
+            Some(config) => lora::save(&model, config, dir)?,
+            None => lm::save(&model, dir, &args.model.model)?,
+        }
     }
     Ok(())
 }
@@ -174,10 +167,10 @@ impl TrainStepArgs {
         Ok(())
     }
 
-    fn kind(&self) -> Kind {
-        match self.dtype {
-            DtypeArg::Float32 => Kind::Float,
-            DtypeArg::Bfloat16 => Kind::BFloat16,
+    fn kind(&self) -> Result<Kind> {
+        match self.model.kind()? {
+            Kind::Half => bail!("training in float16 is not supported; expected float32 or bfloat16"),
+            kind => Ok(kind),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod grpo;
 pub mod kv_cache;
 pub mod learner;
 pub mod learner_state;
+pub mod lora;
 pub mod model;
 pub mod optimizer;
 pub mod sampler;
@@ -45,6 +46,8 @@ pub enum LmError {
     Template(String),
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    #[error("adapter: {0}")]
+    Adapter(String),
     #[error("libtorch: {0}")]
     Torch(String),
     /// Memory of the machine or of a GPU ran out.

@@ -6,6 +6,7 @@
 mod commands;
 mod fixtures;
 mod grpo_reference;
+mod lora_reference;
 mod pipelines;
 mod reference;
 mod resume;

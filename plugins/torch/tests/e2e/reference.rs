@@ -51,7 +51,7 @@ fn logits_of_left_padded_rows() {
 }
 
 /// The hidden states `[N, H]` of the real tokens of padded rows `[B, T]`.
-fn hidden_states(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
+pub fn hidden_states(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
     let lengths: Vec<usize> = vec_i64(&mask.sum_dim_intlist(-1, false, Kind::Int64))
         .into_iter()
         .map(|length| length as usize)

@@ -15,10 +15,10 @@ use crate::fixtures::{Golden, assert_close, from_json, load, model_dir, vec_i64}
 
 const FAMILIES: [&str; 4] = ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"];
 
-const LOSS: f64 = 5e-5;
-const LEARNING_RATE: f64 = 1e-3;
+pub const LOSS: f64 = 5e-5;
+pub const LEARNING_RATE: f64 = 1e-3;
 
-fn examples(golden: &Golden) -> Vec<Example> {
+pub fn examples(golden: &Golden) -> Vec<Example> {
     let tensor = |name: &str| golden.tensor(&format!("sft.{name}"));
     (0..tensor("input_ids").size()[0])
         .map(|row| {
@@ -33,7 +33,7 @@ fn examples(golden: &Golden) -> Vec<Example> {
 }
 
 /// The mean loss over all labels, with gradients.
-fn loss(model: &CausalLm, examples: &[Example]) -> Tensor {
+pub fn loss(model: &CausalLm, examples: &[Example]) -> Tensor {
     let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), Device::Cpu);
     -label_logprobs(model, &batch, 1.0).mean(Kind::Float)
 }
@@ -60,7 +60,7 @@ fn gradients(model: &CausalLm) -> Vec<(String, Tensor)> {
     grads.map(|(name, param)| (name, param.grad())).collect()
 }
 
-fn settings(decay: Decay) -> AdamwSettings {
+pub fn settings(decay: Decay) -> AdamwSettings {
     AdamwSettings {
         beta1: 0.9,
         beta2: 0.95,
@@ -422,7 +422,16 @@ fn three_steps(name: &str, golden: &Golden, decay: Decay, cut: Cut, expected: &s
 /// AdamW moves an element by about the learning rate however small its gradient. That of a bias of keys is near rounding
 /// noise (softmax does not see what is added to all keys alike), so single elements may differ.
 fn assert_trained(model: &CausalLm, name: &str, expected: &[(&str, &Tensor)]) {
-    let parameters = model.named_parameters();
+    assert_trained_parameters(&model.named_parameters(), model.num_parameters(), name, expected);
+}
+
+/// [`assert_trained`] for some parameters of `num_parameters` that were trained.
+pub fn assert_trained_parameters(
+    parameters: &[(String, Tensor)],
+    num_parameters: i64,
+    name: &str,
+    expected: &[(&str, &Tensor)],
+) {
     let differences: Vec<Tensor> = expected
         .iter()
         .map(|(key, expected)| {
@@ -440,8 +449,8 @@ fn assert_trained(model: &CausalLm, name: &str, expected: &[(&str, &Tensor)]) {
     let rms = differences.square().mean(Kind::Double).sqrt().double_value(&[]);
     let worst = differences.max().double_value(&[]);
     assert!(
-        num_over <= model.num_parameters() / 1000 && rms <= 5e-6 && worst <= 2e-3,
+        num_over <= num_parameters / 1000 && rms <= 5e-6 && worst <= 2e-3,
         "{name}: {num_over} of {} elements over 1e-5, rms {rms}, max {worst}",
-        model.num_parameters()
+        num_parameters
     );
 }

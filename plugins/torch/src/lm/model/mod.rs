@@ -5,9 +5,11 @@
 //! lists without padding; see [`attention`]. Shapes use `N` tokens, `H` hidden size, `Q` and `K` query and key/value
 //! heads, `D` head size, `V` vocabulary.
 
+mod adapters;
 pub mod attention;
 pub mod linear;
 pub mod rope;
+pub mod shared_prefix;
 
 use std::collections::HashMap;
 

@@ -85,16 +85,26 @@ impl<'a> Head<'a> {
     /// # Errors
     /// libtorch refuses.
     pub fn weighted_sum(&self, hidden: &Tensor, weight: f64) -> Result<(f64, Tensor), LmError> {
+        let weights = Tensor::full(self.targets.size(), weight, (Kind::Float, self.targets.device()));
+        let (logprobs, grad) = self.logprobs_and_backward(hidden, &weights)?;
+        Ok((logprobs.sum(Kind::Double).double_value(&[]), grad))
+    }
+
+    /// Does the work of [`Self::logprobs`] and [`Self::backward`] at once, where the gradient `grads` `[L]` does not
+    /// depend on log p. Returns log p `[L]` and the gradient with respect to the hidden states, `[L, H]`.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn logprobs_and_backward(&self, hidden: &Tensor, grads: &Tensor) -> Result<(Tensor, Tensor), LmError> {
         let _no_grad = tch::no_grad_guard();
-        let mut sum = 0.0;
-        let mut parts = Vec::new();
+        let (mut logprobs, mut parts) = (Vec::new(), Vec::new());
         for start in self.starts() {
             let chunk = self.chunk(hidden, start)?;
-            let logprobs = chunk.of_targets();
-            sum += logprobs.sum(Kind::Double).double_value(&[]);
-            parts.push(self.backward_chunk(chunk, &logprobs.full_like(weight))?);
+            let size = chunk.hidden.size()[0];
+            logprobs.push(chunk.of_targets());
+            parts.push(self.backward_chunk(chunk, &grads.narrow(0, start, size))?);
         }
-        Ok((sum, Tensor::f_cat(&parts, 0)?))
+        Ok((Tensor::f_cat(&logprobs, 0)?, Tensor::f_cat(&parts, 0)?))
     }
 
     /// Where chunks begin; no labels are one chunk without rows.
