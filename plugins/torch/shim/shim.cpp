@@ -2,11 +2,17 @@
 // straight through. Each function returns 0, or 1 with the message in volvelle_shim_error(): no C++ exception may
 // cross into Rust.
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/Context.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <string>
 #include <vector>
 
@@ -57,5 +63,38 @@ int volvelle_shim_global_norm(const Handle* list, int count, double* norm) {
 // Multiplies each tensor in place.
 int volvelle_shim_scale(const Handle* list, int count, double factor) {
   GUARDED(auto all = tensors(list, count); at::_foreach_mul_(all, factor));
+}
+
+// The backward pass from `root` with the gradient `grad`, down to the leaves.
+int volvelle_shim_backward(Handle root, Handle grad) { GUARDED(torch::autograd::backward({*root}, {*grad})); }
+
+// Adds left^T right to the gradient of `param`, which begins as that product if there is none.
+int volvelle_shim_add_product_to_grad(Handle param, Handle left, Handle right) {
+  GUARDED(at::NoGradGuard no_grad; auto& grad = param->mutable_grad(); if (grad.defined()) {
+    grad.addmm_(left->t(), *right);
+  } else { grad = at::mm(left->t(), *right); });
+}
+
+// Takes the gradient away from `param`; null where there is none.
+int volvelle_shim_take_grad(Handle param, Handle* grad) {
+  GUARDED(auto& held = param->mutable_grad(); *grad = held.defined() ? new at::Tensor(std::move(held)) : nullptr;
+          held.reset());
+}
+
+// Bytes that tensors on a GPU take now and took at most since the start or the last reset.
+int volvelle_shim_cuda_memory(int index, int64_t* allocated, int64_t* peak) {
+  GUARDED(auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(index);
+          auto& bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+          *allocated = bytes.current; *peak = bytes.peak);
+}
+
+int volvelle_shim_cuda_reset_peak(int index) { GUARDED(at::getDeviceAllocator(at::kCUDA)->resetPeakStats(index)); }
+
+// Gives memory that no tensor uses back to the driver.
+int volvelle_shim_cuda_empty_cache() { GUARDED(at::getDeviceAllocator(at::kCUDA)->emptyCache()); }
+
+// Whether products of f32 matrices on a GPU may round their inputs to TF32.
+int volvelle_shim_allow_tf32(bool allowed) {
+  GUARDED(at::globalContext().setAllowTF32CuBLAS(allowed); at::globalContext().setAllowTF32CuDNN(allowed));
 }
 }

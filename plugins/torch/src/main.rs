@@ -1,4 +1,4 @@
-//! The command `volvelle-torch`: the worker of the torch plugin, and two commands for looking at a model by itself.
+//! The command `volvelle-torch`: the worker of the torch plugin, and commands for a model by itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +28,8 @@ enum Command {
     Generate(debug::generate::GenerateArgs),
     /// Times generation and training on a model folder.
     Bench(debug::bench::BenchArgs),
+    /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
+    TrainStep(debug::train_step::TrainStepArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
         Command::Bench(args) => report(debug::bench::bench(&args)),
+        Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::lm::generate::{Generator, Options, Prompt};
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::sampler::Sampling;
-use crate::lm::train::{Example, supervised_step};
+use crate::lm::train::{Compute, Example, supervised_step};
 use crate::lm::{self, CausalLm, Tokenizer, device};
 
 /// `volvelle-torch bench`.
@@ -199,7 +199,7 @@ impl<'a> Bench<'a> {
         let mut learner = Learner::new(&self.model, settings(0.01), self.num_threads);
         let mut loss = 0.0;
         let times = self.time(|| {
-            loss = supervised_step(&mut learner, &examples, self.args.micro_batch_tokens, 1e-5)?.loss;
+            loss = supervised_step(&mut learner, &examples, &Compute::new(self.args.micro_batch_tokens), 1e-5)?.loss;
             Ok(())
         })?;
         Ok(Measured {

@@ -3,16 +3,18 @@
 pub mod bench;
 pub mod generate;
 pub mod score;
+pub mod train_step;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use tch::Kind;
 
 use crate::formats::read_jsonl;
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::lm::lora::AdapterConfig;
+use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
 
 /// What the commands need to know.
 #[derive(Args)]
@@ -26,6 +28,22 @@ pub struct ModelArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// The kind of number that is computed in.
+    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
+    dtype: Dtype,
+    /// A PEFT folder with a LoRA adapter for the model.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+}
+
+/// A kind of floating-point number, named as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    Float32,
+    Bfloat16,
+    Float16,
+    /// As config.json says.
+    Auto,
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,12 +61,34 @@ struct Line {
     max_new_tokens: Option<usize>,
 }
 
+impl ModelArgs {
+    fn kind(&self) -> Result<Kind> {
+        Ok(match self.dtype {
+            Dtype::Float32 => Kind::Float,
+            Dtype::Bfloat16 => Kind::BFloat16,
+            Dtype::Float16 => Kind::Half,
+            Dtype::Auto => Config::read(&self.model)?.dtype,
+        })
+    }
+
+    /// Loads the model in a kind, with its adapter beside it where one is asked for.
+    fn load(&self, kind: Kind) -> Result<(CausalLm, Option<AdapterConfig>)> {
+        let device = device::parse(&self.device).map_err(anyhow::Error::msg)?;
+        let model = lm::load(&self.model, device, kind)?;
+        match &self.adapter {
+            Some(dir) => {
+                let (model, config) = lora::load(&model, dir)?;
+                Ok((model, Some(config)))
+            }
+            None => Ok((model, None)),
+        }
+    }
+}
+
+/// Loads the model as it is asked for, and the tokenizer.
 fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
-    let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
-    Ok((
-        lm::load(&args.model, device, Kind::Float)?,
-        Tokenizer::load(&args.model)?,
-    ))
+    let (model, _) = args.load(args.kind()?)?;
+    Ok((model, Tokenizer::load(&args.model)?))
 }
 
 fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {
@@ -57,12 +97,7 @@ fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result
 }
 
 fn read_lines(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Line>> {
-    let path = if input == Path::new("-") {
-        Path::new("/dev/stdin")
-    } else {
-        input
-    };
-    read_jsonl::<Prompt>(path, "prompt")?
+    read_jsonl::<Prompt>(input_path(input), "prompt")?
         .into_iter()
         .enumerate()
         .map(|(idx, prompt)| {
@@ -72,17 +107,31 @@ fn read_lines(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<V
                 (None, Some(text)) => tokenizer.encode(&text, true).with_context(place)?,
                 _ => return Err(anyhow!("{}: expected either \"input_ids\" or \"prompt\"", place())),
             };
-            let vocab_size = model.config.vocab_size;
-            match ids.iter().find(|&&id| !(0..vocab_size).contains(&id)) {
-                Some(id) => Err(anyhow!("{}: token id {id} is not in 0..{vocab_size}", place())),
-                None => Ok(Line {
-                    ids,
-                    seed: prompt.seed,
-                    max_new_tokens: prompt.max_new_tokens,
-                }),
-            }
+            check_ids(&place(), &ids, model)?;
+            Ok(Line {
+                ids,
+                seed: prompt.seed,
+                max_new_tokens: prompt.max_new_tokens,
+            })
         })
         .collect()
+}
+
+/// Where the input is read from: `-` is standard input.
+fn input_path(input: &Path) -> &Path {
+    if input == Path::new("-") {
+        Path::new("/dev/stdin")
+    } else {
+        input
+    }
+}
+
+fn check_ids(place: &str, ids: &[i64], model: &CausalLm) -> Result<()> {
+    let vocab_size = model.config.vocab_size;
+    match ids.iter().find(|&&id| !(0..vocab_size).contains(&id)) {
+        Some(id) => bail!("{place}: token id {id} is not in 0..{vocab_size}"),
+        None => Ok(()),
+    }
 }
 
 fn check_length(line_idx: usize, ids: &[i64], model: &CausalLm) -> Result<()> {

@@ -5,39 +5,63 @@ use std::io::{BufWriter, Write};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use tch::Kind;
 
 use super::{ModelArgs, check_length, open, read_prompts};
-use crate::lm;
-use crate::lm::train::{Batch, Example, label_logprobs};
+use crate::lm::train::{Batch, Example, LOGITS_BYTES, micro_batches, score as score_batch};
+use crate::lm::{CausalLm, LmError};
 
 /// `volvelle-torch score`.
 #[derive(Args)]
 pub struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,
+    /// Tokens computed at once: the longest line of a batch times its lines.
+    #[arg(long, default_value_t = 2048)]
+    micro_batch_tokens: usize,
 }
 
-/// Prints the log-probability of each token after the first of each line.
+/// Prints the log-probability of each token after the first of each line, in the order of the lines.
 pub fn score(args: &ScoreArgs) -> Result<()> {
     let (model, tokenizer) = open(&args.model)?;
-    let _no_grad = tch::no_grad_guard();
+    let lines = read_prompts(&args.model.input, &model, &tokenizer)?;
+    for (idx, ids) in lines.iter().enumerate() {
+        check_length(idx, ids, &model)?;
+    }
+    let logprobs = logprobs_of(&model, lines, args.micro_batch_tokens)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    for (idx, ids) in read_prompts(&args.model.input, &model, &tokenizer)?
-        .into_iter()
-        .enumerate()
-    {
-        let logprobs = if ids.len() < 2 {
-            Vec::new()
-        } else {
-            check_length(idx, &ids, &model)?;
-            let example = Example {
-                labels: ids.clone(),
-                ids,
-            };
-            let batch = Batch::new(&[&example], model.device());
-            Vec::<f32>::try_from(label_logprobs(&model, &batch, 1.0)).map_err(lm::LmError::from)?
-        };
+    for logprobs in logprobs {
         writeln!(out, "{}", json!({"logprobs": logprobs}))?;
     }
     Ok(out.flush()?)
+}
+
+/// Returns log p of each token but the first of each line; lines of similar length are computed together.
+fn logprobs_of(model: &CausalLm, lines: Vec<Vec<i64>>, micro_batch_tokens: usize) -> Result<Vec<Vec<f32>>, LmError> {
+    let mut logprobs = vec![Vec::new(); lines.len()];
+    let examples: Vec<(usize, Example)> = lines
+        .into_iter()
+        .enumerate()
+        .filter(|(_, ids)| ids.len() > 1)
+        .map(|(idx, ids)| {
+            (
+                idx,
+                Example {
+                    labels: ids.clone(),
+                    ids,
+                },
+            )
+        })
+        .collect();
+    for run in micro_batches(&examples, |(_, example)| example.ids.len(), micro_batch_tokens) {
+        let batch: Vec<&Example> = run.iter().map(|&at| &examples[at].1).collect();
+        let batch = Batch::new(&batch, model.device());
+        let flat = score_batch(model, &batch, 1.0, LOGITS_BYTES)?.to_kind(Kind::Float);
+        let mut rest = Vec::<f32>::try_from(flat)?;
+        for &at in run.iter().rev() {
+            let (line_idx, example) = &examples[at];
+            logprobs[*line_idx] = rest.split_off(rest.len() - example.num_labels());
+        }
+    }
+    Ok(logprobs)
 }

@@ -7,6 +7,7 @@ mod grpo;
 mod linearize;
 mod lm_load;
 mod lm_pretrain;
+mod meter;
 mod report_compare;
 mod report_graph;
 mod rewrite;

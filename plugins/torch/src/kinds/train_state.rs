@@ -20,8 +20,10 @@ pub struct TrainState {
     pub order: Order,
     /// One row for each step that is done.
     pub metrics: Vec<MetricsLine>,
-    /// Indices that a step draws from `order`.
-    num_per_step: usize,
+    /// Indices that are drawn from `order` at a time.
+    num_per_draw: usize,
+    /// Steps on what was drawn at a time.
+    steps_per_draw: usize,
 }
 
 /// What the other files of a checkpoint don't say.
@@ -34,14 +36,20 @@ struct Cursor {
 }
 
 impl TrainState {
-    /// Returns the state before the first step.
-    pub fn new(learner: Learner, order: Order, num_per_step: usize) -> Self {
+    /// Returns the state before the first step; each draws `num_per_draw` indices from `order`.
+    pub fn new(learner: Learner, order: Order, num_per_draw: usize) -> Self {
         Self {
             learner,
             order,
             metrics: Vec::new(),
-            num_per_step,
+            num_per_draw,
+            steps_per_draw: 1,
         }
+    }
+
+    /// For training that draws before the first of every `steps_per_draw` steps only.
+    pub fn drawing_every(self, steps_per_draw: usize) -> Self {
+        Self { steps_per_draw, ..self }
     }
 
     /// Writes the state after the last whole step; what was drawn for another does not count.
@@ -88,7 +96,7 @@ impl TrainState {
     fn cursor(&self, step: usize) -> Cursor {
         Cursor {
             step,
-            num_drawn: step * self.num_per_step,
+            num_drawn: step.div_ceil(self.steps_per_draw) * self.num_per_draw,
         }
     }
 }

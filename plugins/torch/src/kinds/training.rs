@@ -3,15 +3,16 @@
 use anyhow::{Context as _, Result, bail};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
-use tch::Device;
+use tch::{Device, Kind};
 
+use super::meter::Meter;
 use super::saver::Saver;
 use super::train_state::TrainState;
 use crate::formats::MetricsLine;
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
-use crate::lm::train::{Example, supervised_step};
+use crate::lm::train::{Compute, Example, fitting, supervised_step};
 use crate::lm::{CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
@@ -28,6 +29,8 @@ pub struct TrainingParams {
     pub lr_scheduler_type: SchedulerType,
     /// Share of the steps over which the learning rate rises, in [0, 1].
     pub warmup_ratio: f64,
+    /// Steps over which it rises; where positive, `warmup_ratio` does not count.
+    pub warmup_steps: usize,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
@@ -37,8 +40,16 @@ pub struct TrainingParams {
     pub max_grad_norm: f64,
     /// Optimizer steps.
     pub max_steps: usize,
-    /// Padded tokens computed at once; changes the result by rounding only.
+    /// Tokens computed at once; changes the result by rounding only.
     pub micro_batch_tokens: usize,
+    /// Keeps the inputs of layers only and computes the rest twice; changes the result by rounding at most.
+    pub gradient_checkpointing: bool,
+    /// Computes in bf16 with copies of f32 weights, which the optimizer changes.
+    pub bf16: bool,
+    /// On a GPU, products of f32 matrices may round their inputs to TF32.
+    pub tf32: bool,
+    /// What the device can do at most, in 10^12 floating-point operations a second; none: `mfu` is not reported.
+    pub peak_tflops: Option<f64>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
 }
@@ -47,6 +58,7 @@ impl TrainingParams {
     /// Returns the device, and gives libtorch the threads of the job.
     pub fn device(&self, job: &Job) -> Result<Device> {
         device::set_num_threads(job.resources().cpu);
+        device::allow_tf32(self.tf32);
         device::parse(&self.device).map_err(anyhow::Error::msg)
     }
 
@@ -54,14 +66,29 @@ impl TrainingParams {
         Schedule {
             kind: self.lr_scheduler_type,
             learning_rate: self.learning_rate,
-            num_warmup_steps: (self.warmup_ratio * num_steps as f64).ceil() as usize,
+            num_warmup_steps: match self.warmup_steps {
+                0 => (self.warmup_ratio * num_steps as f64).ceil() as usize,
+                steps => steps,
+            },
             num_steps,
         }
     }
 
     /// Returns what saves the training of a job, and finds what was saved.
     pub fn saver<'a>(&self, job: &'a Job, device: Device) -> Result<Saver<'a>> {
-        Saver::new(job, device, &[("micro_batch_tokens", self.micro_batch_tokens)])
+        let settings = [
+            ("micro_batch_tokens", self.micro_batch_tokens),
+            ("gradient_checkpointing", usize::from(self.gradient_checkpointing)),
+        ];
+        Saver::new(job, device, &settings)
+    }
+
+    /// Returns how gradients are computed.
+    pub fn compute(&self) -> Compute {
+        Compute {
+            gradient_checkpointing: self.gradient_checkpointing,
+            ..Compute::new(self.micro_batch_tokens)
+        }
     }
 
     /// Takes a model into training with so many threads.
@@ -74,15 +101,18 @@ impl TrainingParams {
             decay: Decay::Matrices,
             max_grad_norm: self.max_grad_norm,
         };
-        Learner::new(model, settings, num_threads)
+        // Weights that were loaded in another kind than f32 are computed in that.
+        let kind = if self.bf16 { Kind::BFloat16 } else { model.kind() };
+        Learner::computing_in(kind, model, settings, num_threads)
     }
 }
 
 /// How long a supervised run is, as in transformers: `max_steps` where it is positive, else whole epochs.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct SupervisedParams {
-    /// Sequences in one optimizer step.
+    /// Times [`Self::gradient_accumulation_steps`] the sequences in one optimizer step.
     pub per_device_train_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
     pub num_train_epochs: f64,
 }
 
@@ -103,7 +133,10 @@ pub fn train_supervised(
     if examples.is_empty() {
         bail!("there is nothing to train on");
     }
-    let batch_size = supervised.per_device_train_batch_size.clamp(1, examples.len());
+    let batch_size = supervised
+        .per_device_train_batch_size
+        .saturating_mul(supervised.gradient_accumulation_steps)
+        .clamp(1, examples.len());
     let num_steps = if params.max_steps > 0 {
         params.max_steps
     } else {
@@ -118,12 +151,26 @@ pub fn train_supervised(
     let mut state = saver
         .resume(|folder, step, num_threads| begin(num_threads).read(folder, step))
         .unwrap_or_else(|| begin(saver.num_threads()));
-    state.report(job, |name| name == "loss");
+    state.report(job, |_| true);
     job.progress(saver.step(), num_steps, "step", "");
+    let mut compute = params.compute();
+    let mut meter = Meter::new(job, model, params.peak_tflops);
     for step_idx in saver.step()..num_steps {
         let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[state.order.next()]).collect();
+        let lengths: Vec<usize> = batch.iter().map(|example| example.ids.len()).collect();
         let learning_rate = schedule.learning_rate(step_idx);
-        let done = supervised_step(&mut state.learner, &batch, params.micro_batch_tokens, learning_rate);
+        let done = fitting(
+            &mut compute.micro_batch_tokens,
+            &lengths,
+            |tokens| warn_of_memory(job, tokens),
+            |micro_batch_tokens| {
+                let compute = Compute {
+                    micro_batch_tokens,
+                    ..params.compute()
+                };
+                supervised_step(&mut state.learner, &batch, &compute, learning_rate)
+            },
+        );
         let stats = match done {
             Err(LmError::Stopped) => return Err(saver.stopped(|folder| state.write(folder))),
             done => done.with_context(|| format!("step {}", step_idx + 1))?,
@@ -140,11 +187,21 @@ pub fn train_supervised(
             .into(),
         });
         job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
-        state.report(job, |name| name == "loss");
+        state.report(job, |_| true);
+        meter.step_done(step, &lengths);
         saver.step_done(step, num_steps, |folder| state.write(folder))?;
+        meter.go_on();
     }
     saver.finish();
     Ok(state.metrics)
+}
+
+/// Tells the user that less is computed at once from here on.
+pub fn warn_of_memory(job: &Job, micro_batch_tokens: usize) {
+    job.warning(&format!(
+        "memory ran out, so the step is taken again and the stage goes on with micro_batch_tokens {micro_batch_tokens}; the \
+         result is the same up to rounding"
+    ));
 }
 
 /// An endless walk over `0..len`: epoch after epoch, each in its own random order.

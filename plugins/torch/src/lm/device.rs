@@ -5,6 +5,8 @@ use std::path::Path;
 
 use tch::{Cuda, Device};
 
+use super::shim;
+
 /// Where a driver for NVIDIA's GPUs shows itself: on Linux, and on Linux under Windows.
 const DRIVERS: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
 
@@ -36,6 +38,45 @@ fn keep_freed_memory() {
 /// Sets how many threads an operation of the calling thread may use.
 pub fn set_num_threads(num_threads: usize) {
     tch::set_num_threads(i32::try_from(num_threads.max(1)).unwrap_or(i32::MAX));
+}
+
+/// Gives memory that no tensor uses back, so that larger blocks can be had. Without a GPU there is none to give.
+pub fn empty_cache() {
+    if Cuda::device_count() > 0 {
+        // What can't be freed shows itself at the next allocation.
+        let _ = shim::cuda_empty_cache();
+    }
+}
+
+/// Lets the next [`peak_memory`] be that of what follows, where that can be told: on a GPU.
+pub fn reset_peak_memory(device: Device) {
+    if let Device::Cuda(index) = device {
+        // A figure for the user; nothing depends on it.
+        let _ = shim::cuda_reset_peak(index);
+    }
+}
+
+/// Returns the most bytes that were in use at once: of tensors on a GPU, else of this process since it began.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => shim::cuda_memory(index).ok().map(|(_, peak)| peak),
+        _ => peak_resident_set(),
+    }
+}
+
+/// `VmHWM` of the process, in bytes.
+fn peak_resident_set() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Says whether products of f32 matrices on a GPU may round their inputs to TF32, ten bits instead of 23. They may not
+/// unless this is asked for, as in PyTorch: f32 is what agrees with a CPU. Products of bf16 don't depend on it.
+pub fn allow_tf32(allowed: bool) {
+    // Only stored; it concerns GPUs alone.
+    let _ = shim::allow_tf32(allowed);
 }
 
 /// Returns the device that a `device` parameter names: `auto`, `cpu`, `cuda` or `cuda:N`.

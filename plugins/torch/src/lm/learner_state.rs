@@ -1,6 +1,6 @@
 //! A learner on disk: weights, AdamW's moments and its step counts, as one safetensors file.
 //!
-//! Bits as they are in memory: training in f32 goes on in f32, whatever kind the finished model is written in.
+//! Bits as they are in memory: training goes on from f32 weights, whatever kind the model is computed or written in.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub fn read(learner: &Learner, folder: &Path) -> Result<(), LmError> {
     for (mut tensor, from) in pairs {
         tensor.f_copy_(&from)?;
     }
-    Ok(())
+    learner.publish()
 }
 
 fn file(folder: &Path) -> PathBuf {

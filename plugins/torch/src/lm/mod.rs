@@ -14,6 +14,7 @@ pub mod gguf;
 pub mod grpo;
 pub mod learner;
 pub mod learner_state;
+pub mod lora;
 pub mod model;
 pub mod native;
 pub mod optimizer;
@@ -48,10 +49,15 @@ pub enum LmError {
     Template(String),
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    #[error("adapter: {0}")]
+    Adapter(String),
     #[error("libtorch: {0}")]
     Torch(String),
     #[error("generation: {0}")]
     Generation(String),
+    /// Memory of the machine or of a GPU ran out.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The worker was asked to end (`stop`); nothing is wrong.
     #[error("stopped before it was done")]
     Stopped,
@@ -62,6 +68,18 @@ impl From<tch::TchError> for LmError {
     fn from(error: tch::TchError) -> Self {
         let text = error.to_string();
         let message = text.split("\nException raised from").next().unwrap_or(&text);
-        Self::Torch(message.trim().to_owned())
+        Self::from_torch(message.trim().to_owned())
+    }
+}
+
+impl LmError {
+    /// Tells memory that ran out from libtorch's other complaints; it only says so in words.
+    fn from_torch(message: String) -> Self {
+        const WORDS: [&str; 3] = ["out of memory", "DefaultCPUAllocator", "std::bad_alloc"];
+        if WORDS.iter().any(|words| message.contains(words)) {
+            Self::OutOfMemory(message)
+        } else {
+            Self::Torch(message)
+        }
     }
 }

@@ -55,6 +55,11 @@ impl AdamW {
         }
     }
 
+    /// Returns what a step changes first of all.
+    pub(super) fn params(&self) -> &[Tensor] {
+        &self.params
+    }
+
     /// Returns what a step changes: names as in PyTorch, and for each a tensor for each parameter.
     pub(super) fn state(&self) -> [(&'static str, &[Tensor]); 4] {
         [

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// The shape after the warm-up; names are transformers' `lr_scheduler_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedulerType {
     Constant,

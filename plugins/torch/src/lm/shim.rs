@@ -25,6 +25,13 @@ unsafe extern "C" {
     ) -> c_int;
     fn volvelle_shim_global_norm(list: *const Handle, count: c_int, norm: *mut f64) -> c_int;
     fn volvelle_shim_scale(list: *const Handle, count: c_int, factor: f64) -> c_int;
+    fn volvelle_shim_backward(root: Handle, grad: Handle) -> c_int;
+    fn volvelle_shim_add_product_to_grad(param: Handle, left: Handle, right: Handle) -> c_int;
+    fn volvelle_shim_take_grad(param: Handle, grad: *mut Handle) -> c_int;
+    fn volvelle_shim_cuda_memory(index: c_int, allocated: *mut i64, peak: *mut i64) -> c_int;
+    fn volvelle_shim_cuda_reset_peak(index: c_int) -> c_int;
+    fn volvelle_shim_cuda_empty_cache() -> c_int;
+    fn volvelle_shim_allow_tf32(allowed: bool) -> c_int;
 }
 
 /// The hyperparameters of one AdamW step.
@@ -84,6 +91,54 @@ pub fn scale(tensors: &[&Tensor], factor: f64) -> Result<(), LmError> {
     check(unsafe { volvelle_shim_scale(handles(tensors).as_ptr(), tensors.len() as c_int, factor) })
 }
 
+/// Runs the backward pass from `root` with the gradient `grad` of the same shape, down to the leaves.
+pub fn backward(root: &Tensor, grad: &Tensor) -> Result<(), LmError> {
+    // SAFETY: live tensors that libtorch borrows during the call.
+    check(unsafe { volvelle_shim_backward(root.as_ptr().cast_mut(), grad.as_ptr().cast_mut()) })
+}
+
+/// Adds `left^T right` to the gradient of `param` `[M, N]`, for `left` `[K, M]` and `right` `[K, N]`.
+pub fn add_product_to_grad(param: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), LmError> {
+    let [param, left, right] = [param, left, right].map(|tensor| tensor.as_ptr().cast_mut());
+    // SAFETY: as in `backward`; the gradient belongs to this thread's `param`.
+    check(unsafe { volvelle_shim_add_product_to_grad(param, left, right) })
+}
+
+/// Takes the gradient away from a parameter, without a copy; none where none flowed.
+pub fn take_grad(param: &Tensor) -> Result<Option<Tensor>, LmError> {
+    let mut grad: Handle = std::ptr::null_mut();
+    // SAFETY: as in `backward`; `grad` outlives the call.
+    check(unsafe { volvelle_shim_take_grad(param.as_ptr().cast_mut(), &raw mut grad) })?;
+    // SAFETY: a tensor of its own on the heap, which nobody else frees.
+    Ok((!grad.is_null()).then(|| unsafe { Tensor::from_ptr(grad) }))
+}
+
+/// Returns the bytes that tensors take on a GPU, and took at most since [`cuda_reset_peak`].
+pub fn cuda_memory(index: usize) -> Result<(u64, u64), LmError> {
+    let (mut allocated, mut peak) = (0, 0);
+    // SAFETY: both numbers outlive the call.
+    check(unsafe { volvelle_shim_cuda_memory(index as c_int, &raw mut allocated, &raw mut peak) })?;
+    Ok((allocated.try_into().unwrap_or(0), peak.try_into().unwrap_or(0)))
+}
+
+/// Lets the peak of [`cuda_memory`] begin again.
+pub fn cuda_reset_peak(index: usize) -> Result<(), LmError> {
+    // SAFETY: no pointers.
+    check(unsafe { volvelle_shim_cuda_reset_peak(index as c_int) })
+}
+
+/// Gives GPU memory that no tensor uses back to the driver.
+pub fn cuda_empty_cache() -> Result<(), LmError> {
+    // SAFETY: no pointers.
+    check(unsafe { volvelle_shim_cuda_empty_cache() })
+}
+
+/// Says whether products of f32 matrices on a GPU may round their inputs to TF32.
+pub fn allow_tf32(allowed: bool) -> Result<(), LmError> {
+    // SAFETY: no pointers.
+    check(unsafe { volvelle_shim_allow_tf32(allowed) })
+}
+
 fn handles(tensors: &[&Tensor]) -> Vec<Handle> {
     tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
 }
@@ -94,5 +149,5 @@ fn check(status: c_int) -> Result<(), LmError> {
     }
     // SAFETY: a NUL-terminated string that lives until the next failing call on this thread.
     let message = unsafe { CStr::from_ptr(volvelle_shim_error()) };
-    Err(LmError::Torch(message.to_string_lossy().into_owned()))
+    Err(LmError::from_torch(message.to_string_lossy().into_owned()))
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
-use crate::fixtures::{Golden, from_json, model_dir, vec_i64};
+use crate::fixtures::{Golden, assert_close, from_json, model_dir, vec_i64};
 
 /// Each folder, and the folder whose golden values it must reproduce.
 const FOLDERS: [(&str, &str); 5] = [
@@ -19,7 +19,7 @@ const FOLDERS: [(&str, &str); 5] = [
 ];
 
 /// Runs the program with `lines` on standard input.
-fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
+pub fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
         .args([command, "--device", "cpu", "--input", "-", "--model"])
         .arg(model)
@@ -36,7 +36,7 @@ fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]
 }
 
 /// The JSON lines that a run printed, which must have succeeded.
-fn lines_of(output: &Output) -> Vec<Value> {
+pub fn lines_of(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     text.lines()
@@ -45,7 +45,7 @@ fn lines_of(output: &Output) -> Vec<Value> {
 }
 
 /// What a run that must have failed printed as its error.
-fn error_of(output: &Output) -> String {
+pub fn error_of(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.starts_with("error: ") && !text.contains("panicked"), "{text}");
@@ -98,6 +98,68 @@ fn score_reads_bf16_weights() {
             .tensor("logprobs.float32_compute.right")
             .double_value(&[0, at as i64]);
         assert!((got - expected).abs() <= 1e-4, "token {at}: {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn score_computes_in_the_kind_that_is_asked_for() {
+    let golden = Golden::of_model("llama3-gqa-bf16");
+    let (ids, mask) = (
+        golden.tensor("inputs.right.input_ids"),
+        golden.tensor("inputs.right.attention_mask"),
+    );
+    let len = mask.get(0).sum(Kind::Int64).int64_value(&[]);
+    let lines = id_lines(&[vec_i64(&ids.get(0).narrow(0, 0, len))]);
+    let logprobs = |dtype: &str| -> Tensor {
+        let scored = lines_of(&volvelle_torch(
+            "score",
+            &model_dir("llama3-gqa-bf16"),
+            &["--dtype", dtype],
+            &lines,
+        ));
+        Tensor::from_slice(&from_json::<Vec<f64>>(&scored[0]["logprobs"]))
+    };
+    let mean_off = |a: &Tensor, b: &Tensor| (a - b).abs().mean(Kind::Double).double_value(&[]);
+    let expected = |name: &str| golden.tensor(name).get(0).narrow(0, 0, len - 1).to_kind(Kind::Double);
+    let in_bf16 = logprobs("bfloat16");
+    assert!(mean_off(&in_bf16, &expected("logprobs.bfloat16_compute.right")) <= 0.06);
+    assert_eq!(in_bf16, logprobs("auto"), "the folder says bfloat16");
+    let in_f32 = logprobs("float32");
+    assert_ne!(in_bf16, in_f32);
+    assert!(mean_off(&logprobs("float16"), &in_f32) <= 0.02);
+    let unknown = volvelle_torch("score", &model_dir("llama3-gqa-bf16"), &["--dtype", "int8"], &[]);
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr).contains("bfloat16"),
+        "the choices are listed"
+    );
+}
+
+#[test]
+fn score_takes_an_adapter_and_keeps_the_order_of_lines() {
+    let (base, dir) = (Golden::of_model("llama3-gqa"), model_dir("llama3-gqa"));
+    let golden = Golden::read(&dir.join("lora"), "golden");
+    let rows: Vec<Vec<i64>> = from_json(&base.json["inputs"]["ids"]);
+    let adapter = dir.join("lora").into_os_string().into_string().expect("UTF-8");
+    // Twice, with a line of one token between, so that lengths are out of order.
+    let rows: Vec<Vec<i64>> = [rows.clone(), vec![vec![7]], rows].concat();
+    let num_rows = rows.len() / 2;
+    for micro_batch_tokens in ["1", "100", "100000"] {
+        let options = ["--adapter", &adapter, "--micro-batch-tokens", micro_batch_tokens];
+        let scored = lines_of(&volvelle_torch("score", &dir, &options, &id_lines(&rows)));
+        assert_eq!(scored.len(), rows.len());
+        assert_eq!(scored[num_rows]["logprobs"], json!([]));
+        for (at, ids) in rows.iter().enumerate().filter(|(_, ids)| ids.len() > 1) {
+            let row = if at > num_rows { at - num_rows - 1 } else { at };
+            let logits = golden.tensor("logits.adapter.right").get(row as i64);
+            let len = ids.len() as i64 - 1;
+            let expected = logits.narrow(0, 0, len).log_softmax(-1, Kind::Float).gather(
+                -1,
+                &Tensor::from_slice(&ids[1..]).unsqueeze(-1),
+                false,
+            );
+            let got = Tensor::from_slice(&from_json::<Vec<f64>>(&scored[at]["logprobs"]));
+            assert_close(&format!("line {at}"), &got, &expected.squeeze_dim(-1), 2e-4);
+        }
     }
 }
 

@@ -80,7 +80,7 @@ fn windows_biases_and_rotary_settings_of_each_family() {
 }
 
 /// The hidden states `[N, H]` of the real tokens of padded rows `[B, T]`.
-fn hidden_states(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
+pub fn hidden_states(model: &CausalLm, input_ids: &Tensor, mask: &Tensor) -> Tensor {
     let (positions, mut attend) = packed(mask);
     model.hidden_states(&masked(input_ids, mask), &positions, &mut attend)
 }

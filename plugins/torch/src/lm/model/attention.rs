@@ -81,7 +81,7 @@ impl Attend for Packed {
         let grouped = query.size()[1] != key.size()[1];
         let mask = window
             .filter(|&window| window < self.longest)
-            .map(|window| banded(self.longest, window, self.device));
+            .map(|window| visible(self.longest, self.longest, Some(window), self.device));
         let [q, k, v] = [&query, &key, &value].map(|x| self.spread(x));
         let is_causal = mask.is_none();
         let out = Tensor::scaled_dot_product_attention(&q, &k, &v, mask.as_ref(), 0.0, is_causal, None, grouped);
@@ -93,9 +93,12 @@ impl Attend for Packed {
     }
 }
 
-/// Returns the mask `[T, T]` of a sliding window: true where a row may look.
-fn banded(length: i64, window: i64, device: Device) -> Tensor {
-    Tensor::ones([length, length], (Kind::Bool, device))
-        .tril(0)
-        .triu(1 - window)
+/// Returns the mask `[queries, keys]` of the last `queries` of `keys` tokens: true where a row may look.
+pub(super) fn visible(queries: i64, keys: i64, window: Option<i64>, device: Device) -> Tensor {
+    let before = keys - queries;
+    let causal = Tensor::ones([queries, keys], (Kind::Bool, device)).tril(before);
+    match window {
+        Some(window) => causal.triu(before + 1 - window),
+        None => causal,
+    }
 }

@@ -1,6 +1,9 @@
 //! A matrix product with its bias, and perhaps a low-rank adapter beside it.
 
+use rand::Rng;
 use tch::Tensor;
+
+use crate::random;
 
 /// `y = x W^T + b`, plus `scaling * (x A^T) B^T` where there is an adapter.
 #[derive(Debug)]
@@ -12,7 +15,8 @@ pub struct Linear {
     pub adapter: Option<Adapter>,
 }
 
-/// A low-rank adapter (LoRA, arXiv:2106.09685, sec. 4.1).
+/// A low-rank adapter (LoRA, arXiv:2106.09685, sec. 4.1), in a kind of its own: PEFT keeps it in f32 beside a model in
+/// bf16.
 #[derive(Debug)]
 pub struct Adapter {
     /// `[r, in]`
@@ -20,6 +24,19 @@ pub struct Adapter {
     /// `[out, r]`
     pub b: Tensor,
     pub scaling: f64,
+    /// In training only.
+    pub dropout: Option<Dropout>,
+}
+
+/// Dropout of an adapter's input whose mask follows from the seed alone, so that a layer that is computed again for its
+/// gradient (activation checkpointing) drops the same.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// In (0, 1).
+    pub probability: f64,
+    pub seed: u64,
+    /// Tells the adapters of a model apart.
+    pub adapter_idx: u64,
 }
 
 impl Linear {
@@ -27,8 +44,20 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let y = x.linear(&self.weight, self.bias.as_ref());
         match &self.adapter {
-            Some(Adapter { a, b, scaling }) => y + x.linear(a, None::<Tensor>).linear(b, None::<Tensor>) * *scaling,
+            Some(adapter) => {
+                let kind = y.kind();
+                (y + adapter.forward(x)).to_kind(kind)
+            }
             None => y,
+        }
+    }
+
+    /// Returns the same weights, shared, without the adapter.
+    pub(in crate::lm) fn without_adapter(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            adapter: None,
         }
     }
 
@@ -40,8 +69,70 @@ impl Linear {
             adapter: self.adapter.as_ref().map(|adapter| Adapter {
                 a: replace(&adapter.a),
                 b: replace(&adapter.b),
-                scaling: adapter.scaling,
+                ..*adapter
             }),
         }
+    }
+}
+
+impl Adapter {
+    /// Returns what is added to the output, `[.., out]` in the adapter's kind, for `x` `[.., in]`.
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let x = x.to_kind(self.a.kind());
+        let x = match &self.dropout {
+            Some(dropout) => &x * dropout.mask(&x),
+            None => x,
+        };
+        x.linear(&self.a, None::<Tensor>).linear(&self.b, None::<Tensor>) * self.scaling
+    }
+
+    /// Returns what the adapter adds to the weight, `[out, in]` in the adapter's kind: `scaling * B A`.
+    pub fn delta(&self) -> Tensor {
+        self.b.matmul(&self.a) * self.scaling
+    }
+}
+
+impl Dropout {
+    /// Returns the factors for `x`, of its shape: 0 where it is dropped, `1 / (1 - probability)` elsewhere.
+    fn mask(&self, x: &Tensor) -> Tensor {
+        let mut rng = random::stream(self.seed, "lora dropout", self.adapter_idx);
+        let kept = 1.0 / (1.0 - self.probability) as f32;
+        let factors: Vec<f32> = (0..x.numel())
+            .map(|_| {
+                if rng.random::<f64>() < self.probability {
+                    0.0
+                } else {
+                    kept
+                }
+            })
+            .collect();
+        let mask = Tensor::from_slice(&factors).view(x.size().as_slice());
+        mask.to_device(x.device()).to_kind(x.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn dropout_keeps_the_mean_and_repeats_for_a_seed() {
+        let dropout = |seed| Dropout {
+            probability: 0.25,
+            seed,
+            adapter_idx: 3,
+        };
+        let x = Tensor::ones([100, 100], (Kind::Float, Device::Cpu));
+        let mask = dropout(7).mask(&x);
+        let mean = mask.mean(Kind::Double).double_value(&[]);
+        let zeros = mask.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        assert!(
+            (mean - 1.0).abs() < 0.03 && (zeros - 0.25).abs() < 0.02,
+            "{mean} {zeros}"
+        );
+        assert_eq!(mask, dropout(7).mask(&x));
+        assert_ne!(mask, dropout(8).mask(&x));
     }
 }

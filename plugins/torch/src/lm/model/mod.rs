@@ -5,9 +5,11 @@
 //! lists without padding; see [`attention`]. Shapes use `N` tokens, `H` hidden size, `Q` and `K` query and key/value
 //! heads, `D` head size, `V` vocabulary.
 
+mod adapters;
 pub mod attention;
 pub mod linear;
 pub mod rope;
+pub mod shared_prefix;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -285,6 +287,15 @@ impl CausalLm {
             norm: replace(&self.norm),
             lm_head: self.lm_head.as_ref().map(replace),
             rope: self.rope.share(),
+        }
+    }
+
+    /// Returns a copy whose weights, and tables of the rotary embedding, are of another kind.
+    #[must_use]
+    pub fn to_kind(&self, kind: Kind) -> Self {
+        Self {
+            rope: Rope::new(&self.config, self.device(), kind),
+            ..self.map(&|tensor| tensor.detach().to_kind(kind))
         }
     }
 

@@ -75,6 +75,21 @@ fn fine_tuning_continues_after_each_of_two_kills() {
     assert_continues(&Base::get().sft(sft_params()), &[5, 16]);
 }
 
+/// The f32 masters are saved, not the bf16 weights that are computed with.
+#[test]
+fn fine_tuning_in_bf16_continues() {
+    let mut params = sft_params();
+    for (name, value) in [
+        ("bf16", json!(true)),
+        ("gradient_checkpointing", json!(true)),
+        ("per_device_train_batch_size", json!(4)),
+        ("gradient_accumulation_steps", json!(4)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().sft(params), &[5, 16]);
+}
+
 #[test]
 fn grpo_continues() {
     let stage = Base::get().grpo(grpo_params(14));
@@ -87,6 +102,39 @@ fn grpo_continues() {
         learned,
         "no rollout was better than another, so this shows nothing: {metrics}"
     );
+}
+
+/// Six steps learn from the rollouts of one generation, and the kill comes after four of the second one's.
+#[test]
+fn grpo_of_an_adapter_continues_in_the_middle_of_a_round() {
+    let mut params = grpo_params(14);
+    for (name, value) in [
+        ("steps_per_generation", json!(2)),
+        ("num_iterations", json!(3)),
+        ("num_generations", json!(8)),
+        ("use_bias_correction_kl", json!(true)),
+        ("learning_rate", json!(0.01)),
+        ("use_peft", json!(true)),
+        ("lora_r", json!(4)),
+        ("lora_dropout", json!(0.1)),
+        ("lora_target_modules", json!(["all-linear"])),
+    ] {
+        params[name] = value;
+    }
+    let stage = Base::get().grpo(params);
+    assert_continues(&stage, &[10]);
+    let (model, adapter) = (stage.output("model"), stage.output("model").join("adapter"));
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(adapter.join(file).is_file(), "{file}");
+    }
+    assert!(model.join("model.safetensors").is_file());
+    let metrics = std::fs::read_to_string(stage.output("metrics")).expect("the metrics");
+    let ratios: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["ratio"].as_f64().expect("a ratio"))
+        .collect();
+    assert_eq!(ratios.len(), 14);
+    assert!(ratios[2..6].iter().any(|ratio| (ratio - 1.0).abs() > 1e-6), "{metrics}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Group relative policy optimization: advantages of groups of rollouts, and the clipped loss.
+//! Advantages of groups of rollouts, and the clipped loss.
 //!
 //! Shapes: `B` rollouts of at most `T` completion tokens. Names and variants are TRL's (`GRPOConfig`).
 
@@ -62,16 +62,30 @@ fn standard_deviation(values: &[f64]) -> f64 {
     (squares / (values.len() - 1) as f64).sqrt()
 }
 
+/// What the importance ratio is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingLevel {
+    /// Each token has its own ratio.
+    Token,
+    /// A completion has one, exp of the mean over its tokens of new - old (GSPO, arXiv:2507.18071).
+    Sequence,
+}
+
 /// The constants of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossSettings {
     pub loss_type: LossType,
+    pub importance_sampling_level: ImportanceSamplingLevel,
     /// The ratio is clipped below at 1 - epsilon.
     pub epsilon: f64,
     /// The ratio is clipped above at 1 + epsilon_high.
     pub epsilon_high: f64,
     /// Weight of the KL term towards the reference policy.
     pub beta: f64,
+    /// Multiplies the KL term by the ratio, gradient included, which makes it unbiased off policy (DeepSeek-V3.2,
+    /// arXiv:2512.02556).
+    pub use_bias_correction_kl: bool,
     /// Length cap in tokens, for `dr_grpo`.
     pub max_completion_length: usize,
 }
@@ -101,10 +115,14 @@ pub struct Rollouts<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossSums {
     pub num_tokens: f64,
-    /// Tokens whose ratio is below 1 - epsilon at a negative advantage.
+    /// Tokens, or completions where these have one ratio each.
+    pub num_ratios: f64,
+    pub ratio: f64,
+    /// Ratios below 1 - epsilon at a negative advantage.
     pub clip_low: f64,
-    /// Tokens whose ratio is above 1 + epsilon_high at a positive advantage.
+    /// Ratios above 1 + epsilon_high at a positive advantage.
     pub clip_high: f64,
+    /// Over tokens, as it enters the loss.
     pub kl: f64,
 }
 
@@ -112,6 +130,8 @@ impl LossSums {
     /// Adds the sums of another micro-batch.
     pub fn add(&mut self, other: &Self) {
         self.num_tokens += other.num_tokens;
+        self.num_ratios += other.num_ratios;
+        self.ratio += other.ratio;
         self.clip_low += other.clip_low;
         self.clip_high += other.clip_high;
         self.kl += other.kl;
@@ -122,50 +142,86 @@ impl LossSums {
 ///
 /// Per token, with ratio = exp(new - old): -min(ratio A, clip(ratio) A) + beta KL, where KL is the k3 estimator
 /// exp(ref - new) - (ref - new) - 1 (Schulman; DeepSeekMath eq. 4). The clip range may be asymmetric (DAPO, sec. 3.1).
+/// The variants are those of TRL's `GRPOTrainer._compute_loss`.
 pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) -> (Tensor, LossSums) {
     let Rollouts {
         logprobs,
-        old_logprobs,
-        ref_logprobs,
         advantages,
         mask,
-    } = rollouts;
+        ..
+    } = *rollouts;
     let advantages = advantages.unsqueeze(-1); // [B, 1]
-    let ratio = (*logprobs - *old_logprobs).exp();
+    let ratio = ratio(rollouts, settings.importance_sampling_level); // [B, T] or [B, 1]
     let clipped = ratio.clamp(1.0 - settings.epsilon, 1.0 + settings.epsilon_high);
     let policy_loss = -(&ratio * &advantages).minimum(&(clipped * &advantages));
-    let mut sums = LossSums {
-        num_tokens: mask.sum(Kind::Double).double_value(&[]),
-        ..LossSums::default()
-    };
-    let mut penalty = None;
-    if let Some(ref_logprobs) = ref_logprobs {
-        let difference = *ref_logprobs - *logprobs;
-        let kl = difference.exp() - &difference - 1.0;
-        sums.kl = (kl.detach() * *mask).sum(Kind::Double).double_value(&[]);
-        penalty = (settings.beta != 0.0).then(|| kl * settings.beta);
+    let mut sums = ratio_sums(&ratio.detach(), &advantages, mask, settings);
+    let mut per_token = policy_loss;
+    if let Some(ref_logprobs) = rollouts.ref_logprobs {
+        let difference = ref_logprobs - logprobs;
+        let mut kl = difference.exp() - &difference - 1.0;
+        if settings.use_bias_correction_kl {
+            kl = kl * &ratio;
+        }
+        sums.kl = (kl.detach() * mask).sum(Kind::Double).double_value(&[]);
+        if settings.beta != 0.0 {
+            per_token = per_token + kl * settings.beta;
+        }
     }
-    let per_token = match penalty {
-        Some(penalty) => policy_loss + penalty,
-        None => policy_loss,
-    };
-    let count = |hit: Tensor| (hit.to_kind(Kind::Float) * *mask).sum(Kind::Double).double_value(&[]);
-    let ratio = ratio.detach();
-    sums.clip_low = count(ratio.lt(1.0 - settings.epsilon).logical_and(&advantages.lt(0.0)));
-    sums.clip_high = count(ratio.gt(1.0 + settings.epsilon_high).logical_and(&advantages.gt(0.0)));
+    (reduce(&(per_token * mask), mask, settings, whole), sums)
+}
 
-    let masked = per_token * *mask;
+/// Returns the importance ratios, `[B, T]` or `[B, 1]`.
+fn ratio(rollouts: &Rollouts<'_>, level: ImportanceSamplingLevel) -> Tensor {
+    let log_ratio = rollouts.logprobs - rollouts.old_logprobs;
+    match level {
+        ImportanceSamplingLevel::Token => log_ratio.exp(),
+        ImportanceSamplingLevel::Sequence => {
+            let sums = row_sums(&(log_ratio * rollouts.mask));
+            (sums / row_sums(rollouts.mask).clamp_min(1.0)).exp().unsqueeze(-1)
+        }
+    }
+}
+
+fn ratio_sums(ratio: &Tensor, advantages: &Tensor, mask: &Tensor, settings: &LossSettings) -> LossSums {
+    let (num_tokens, num_rows) = (mask.sum(Kind::Double).double_value(&[]), mask.size()[0] as f64);
+    let (num_ratios, weights) = match settings.importance_sampling_level {
+        ImportanceSamplingLevel::Token => (num_tokens, mask.shallow_clone()),
+        ImportanceSamplingLevel::Sequence => (num_rows, ratio.ones_like()),
+    };
+    let sum = |values: Tensor| {
+        (values.to_kind(weights.kind()) * &weights)
+            .sum(Kind::Double)
+            .double_value(&[])
+    };
+    LossSums {
+        num_tokens,
+        num_ratios,
+        ratio: sum(ratio.shallow_clone()),
+        clip_low: sum(ratio.lt(1.0 - settings.epsilon).logical_and(&advantages.lt(0.0))),
+        clip_high: sum(ratio.gt(1.0 + settings.epsilon_high).logical_and(&advantages.gt(0.0))),
+        kl: 0.0,
+    }
+}
+
+/// Returns the loss of per-token losses `[B, T]` that are 0 where the mask is.
+fn reduce(masked: &Tensor, mask: &Tensor, settings: &LossSettings, whole: BatchSize) -> Tensor {
     let total = || masked.sum(masked.kind());
     let num_rollouts = whole.num_rollouts.max(1) as f64;
-    let rows = mask.size()[0] as f64;
-    let loss = match settings.loss_type {
+    match settings.loss_type {
         LossType::Grpo => {
-            let lengths = mask.sum_dim_intlist(-1, false, masked.kind()).clamp_min(1.0);
-            (masked.sum_dim_intlist(-1, false, masked.kind()) / lengths).sum(masked.kind()) / num_rollouts
+            let lengths = row_sums(mask).clamp_min(1.0);
+            (row_sums(masked) / lengths).sum(masked.kind()) / num_rollouts
         }
-        LossType::Bnpo => total() / sums.num_tokens.max(1.0) * (rows / num_rollouts),
+        LossType::Bnpo => {
+            let num_tokens = mask.sum(Kind::Double).double_value(&[]).max(1.0);
+            total() / num_tokens * (mask.size()[0] as f64 / num_rollouts)
+        }
         LossType::DrGrpo => total() / (num_rollouts * settings.max_completion_length as f64),
         LossType::Dapo => total() / whole.num_tokens.max(1) as f64,
-    };
-    (loss, sums)
+    }
+}
+
+/// Returns `[B]` for `[B, T]`.
+fn row_sums(x: &Tensor) -> Tensor {
+    x.sum_dim_intlist(-1, false, x.kind())
 }

@@ -1,10 +1,8 @@
-//! Supervised training on token sequences: batches, the cross-entropy loss, and steps of the optimizer.
+//! Examples, and how they are computed together.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::learner::Learner;
-use super::model::attention::Packed;
-use super::{CausalLm, LmError};
+use crate::lm::model::attention::Packed;
 
 /// A label that is left out of the loss, as in transformers.
 pub const IGNORE: i64 = -100;
@@ -24,7 +22,7 @@ impl Example {
     }
 }
 
-/// Examples one behind the other, without padding.
+/// Examples one behind the other, without padding; no token sees another example.
 #[derive(Debug)]
 pub struct Batch {
     /// `[N]`
@@ -63,73 +61,11 @@ impl Batch {
             targets: tensor(&targets),
         }
     }
-}
 
-/// Returns the logits that predict each label of a batch, `[L, V]` in f32.
-///
-/// Only these positions go through the output matrix: masked prompts cost no logits.
-pub fn label_logits(model: &CausalLm, batch: &Batch) -> Tensor {
-    let mut attend = Packed::new(&batch.lengths, model.device());
-    let hidden = model.hidden_states(&batch.input_ids, &batch.positions, &mut attend);
-    model
-        .logits(&hidden.index_select(0, &batch.predictors))
-        .to_kind(Kind::Float)
-}
-
-/// Returns log p of each label of a batch, `[N]` in f32, in the order of rows and positions.
-pub fn label_logprobs(model: &CausalLm, batch: &Batch, temperature: f64) -> Tensor {
-    let logprobs = (label_logits(model, batch) / temperature).log_softmax(-1, Kind::Float);
-    logprobs.gather(-1, &batch.targets.unsqueeze(-1), false).squeeze_dim(-1)
-}
-
-/// What one optimizer step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepStats {
-    /// Mean over the label tokens of -log p.
-    pub loss: f64,
-    /// Global L2 norm of the gradient before clipping.
-    pub grad_norm: f64,
-    pub num_label_tokens: usize,
-}
-
-/// Takes one step on the mean loss over all label tokens of `examples`.
-///
-/// The examples are cut into micro-batches of similar length with at most `micro_batch_tokens` padded tokens; gradients
-/// add up, so the cut changes the result by rounding only.
-///
-/// # Errors
-/// No token counts in the loss, or the optimizer fails.
-pub fn supervised_step(
-    learner: &mut Learner,
-    examples: &[&Example],
-    micro_batch_tokens: usize,
-    learning_rate: f64,
-) -> Result<StepStats, LmError> {
-    let num_label_tokens: usize = examples.iter().map(|example| example.num_labels()).sum();
-    if num_label_tokens == 0 {
-        return Err(LmError::Torch("no token of the batch counts in the loss".to_owned()));
+    /// Returns the attention of whole examples, each for itself.
+    pub fn attend(&self) -> Packed {
+        Packed::new(&self.lengths, self.input_ids.device())
     }
-    let runs = micro_batches(examples, |example| example.ids.len(), micro_batch_tokens);
-    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
-        let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
-        let batch = Batch::new(&run, model.device());
-        if batch.targets.numel() == 0 {
-            return Ok(0.0);
-        }
-        let loss = cross_entropy_sum(model, &batch) / num_label_tokens as f64;
-        loss.f_backward()?;
-        Ok(loss.double_value(&[]))
-    })?;
-    Ok(StepStats {
-        loss: losses.iter().sum(),
-        grad_norm,
-        num_label_tokens,
-    })
-}
-
-/// Returns the sum over the labels of -log p, a scalar.
-pub fn cross_entropy_sum(model: &CausalLm, batch: &Batch) -> Tensor {
-    label_logits(model, batch).cross_entropy_loss(&batch.targets, None::<Tensor>, tch::Reduction::Sum, IGNORE, 0.0)
 }
 
 /// Cuts items, sorted by length, into runs whose padded size is at most `max_tokens` (or a single item); the indices

@@ -1,0 +1,277 @@
+//! The loop: roll out, judge, learn.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use rand::Rng;
+
+use super::Params;
+use super::metrics::describe;
+use super::round::Round;
+use crate::formats::{MetricsLine, Problem, Sample, read_json, write_json};
+use crate::kinds::sampling::{Rollout, sample_solutions};
+use crate::kinds::saver::{Saver, is_stop};
+use crate::kinds::train_state::TrainState;
+use crate::kinds::training::{Order, TrainingParams, warn_of_memory};
+use crate::lm::generate::Options;
+use crate::lm::grpo::{Group, Objective, Reference, Update, score_old, update};
+use crate::lm::learner::Learner;
+use crate::lm::sampler::Sampling;
+use crate::lm::train::{Compute, fitting};
+use crate::lm::{CausalLm, LmError, Tokenizer, lora};
+use crate::random;
+use crate::worker::Job;
+
+/// Everything that stays the same over the steps.
+pub struct Trainer<'a> {
+    pub job: &'a Job,
+    pub params: Params,
+    pub training: TrainingParams,
+    pub tokenizer: Tokenizer,
+    pub policy: Policy,
+    pub problems: Vec<Problem>,
+}
+
+/// The model in training, in f32, and what belongs to it.
+pub struct Policy {
+    pub model: CausalLm,
+    /// The starting model, where the KL term needs a copy of it.
+    pub reference: Option<CausalLm>,
+    pub lora_dropout: f64,
+}
+
+/// What training made.
+pub struct Trained {
+    pub training: TrainState,
+    /// The rollouts of the last step.
+    pub samples: Vec<Sample>,
+}
+
+/// GRPO between two steps.
+struct State {
+    training: TrainState,
+    /// The rollouts of the last step, with tokens as long as steps will learn from them.
+    round: Round,
+    /// Lowered where memory runs out.
+    micro_batch_tokens: usize,
+}
+
+impl State {
+    fn write(&self, folder: &Path) -> Result<()> {
+        self.training.write(folder)?;
+        Ok(write_json(&folder.join("round.json"), &self.round)?)
+    }
+
+    /// `num_prompts` and `num_steps` are those of a round.
+    fn read(self, folder: &Path, step: usize, num_prompts: usize, num_steps: usize) -> Result<Self> {
+        let round: Round = read_json(&folder.join("round.json"), "round of rollouts")?;
+        let num_groups = if step.is_multiple_of(num_steps) { 0 } else { num_prompts };
+        ensure!(
+            round.groups.len() == num_groups && round.samples.len() == num_prompts,
+            "its round has {} prompts, {} of them to learn from, expected {num_prompts} and {num_groups}",
+            round.samples.len(),
+            round.groups.len()
+        );
+        Ok(Self {
+            training: self.training.read(folder, step)?,
+            round,
+            ..self
+        })
+    }
+}
+
+impl Trainer<'_> {
+    /// Trains the policy in place, from where an earlier attempt stopped.
+    ///
+    /// # Errors
+    /// A step fails, or the worker was asked to stop.
+    pub fn train(&self, mut saver: Saver<'_>) -> Result<Trained> {
+        let num_steps = self.training.max_steps;
+        let schedule = self.training.schedule(num_steps);
+        let begin = |num_threads| State {
+            training: TrainState::new(
+                self.training.learner(&self.policy.model, num_threads),
+                Order::new(self.problems.len(), self.training.seed),
+                self.prompts_per_round(),
+            )
+            .drawing_every(self.params.steps_per_round()),
+            round: Round::default(),
+            micro_batch_tokens: self.training.micro_batch_tokens,
+        };
+        let mut state = saver
+            .resume(|folder, step, num_threads| {
+                let (num_prompts, num_steps) = (self.prompts_per_round(), self.params.steps_per_round());
+                begin(num_threads).read(folder, step, num_prompts, num_steps)
+            })
+            .unwrap_or_else(|| begin(saver.num_threads()));
+        state.training.report(self.job, |_| true);
+        self.job.progress(saver.step(), num_steps, "step", "");
+        for step_idx in saver.step()..num_steps {
+            let line = match self.step(&mut state, &mut saver, step_idx, schedule.learning_rate(step_idx)) {
+                Err(error) if is_stop(&error) => return Err(saver.stopped(|folder| state.write(folder))),
+                line => line.with_context(|| format!("step {}", step_idx + 1))?,
+            };
+            self.job.progress(
+                step_idx + 1,
+                num_steps,
+                "step",
+                &format!(
+                    "reward {:+.3}, {:.0} tokens",
+                    line.values["reward"], line.values["completion_length"]
+                ),
+            );
+            state.training.metrics.push(line);
+            state.training.report(self.job, |_| true);
+            saver.step_done(step_idx + 1, num_steps, |folder| state.write(folder))?;
+        }
+        saver.finish();
+        Ok(Trained {
+            training: state.training,
+            samples: state.round.samples.into_iter().flatten().collect(),
+        })
+    }
+
+    fn prompts_per_round(&self) -> usize {
+        self.params.prompts_per_step * self.params.steps_per_generation
+    }
+
+    /// Takes one optimizer step; the first of a round rolls out and judges before.
+    fn step(
+        &self,
+        state: &mut State,
+        saver: &mut Saver<'_>,
+        step_idx: usize,
+        learning_rate: f64,
+    ) -> Result<MetricsLine> {
+        let place = step_idx % self.params.steps_per_round();
+        if place == 0 {
+            let order = &mut state.training.order;
+            let prompts: Vec<&Problem> = (0..self.prompts_per_round())
+                .map(|_| &self.problems[order.next()])
+                .collect();
+            let learner = &state.training.learner;
+            let rollouts = self.roll_out(learner.model(), &prompts, step_idx, saver)?;
+            let mut round = Round::new(&self.tokenizer, rollouts, &self.params)?;
+            // The first step learns from its own at once; those of later ones must be known before it changes the policy.
+            if let Some(later) = round.groups.get_mut(self.params.prompts_per_step..) {
+                let compute = self.compute(state.micro_batch_tokens);
+                score_old(learner.model(), &self.objective(step_idx), later, &compute)?;
+            }
+            state.round = round;
+        }
+        let slice_idx = place % self.params.steps_per_generation;
+        let slice = slice_idx * self.params.prompts_per_step..(slice_idx + 1) * self.params.prompts_per_step;
+        let State {
+            training,
+            round,
+            micro_batch_tokens,
+        } = state;
+        let groups = &mut round.groups[slice.clone()];
+        let update = self.update(
+            &mut training.learner,
+            groups,
+            micro_batch_tokens,
+            step_idx,
+            learning_rate,
+        )?;
+        if place + 1 == self.params.steps_per_round() {
+            round.groups.clear();
+        }
+        Ok(describe(
+            step_idx + 1,
+            &round.samples[slice],
+            &self.params,
+            &update,
+            learning_rate,
+        ))
+    }
+
+    fn roll_out(
+        &self,
+        model: &CausalLm,
+        prompts: &[&Problem],
+        step_idx: usize,
+        saver: &mut Saver<'_>,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let options = Options {
+            max_new_tokens: self.params.max_completion_length,
+            sampling: Sampling {
+                temperature: self.params.temperature,
+                top_k: 0,
+                top_p: self.params.top_p,
+                ..Sampling::PLAIN
+            },
+            eos_token_ids: self.tokenizer.eos_token_ids.clone(),
+            stop: Vec::new(),
+            max_batch_size: self.params.generation_batch_size,
+            num_threads: saver.num_threads(),
+            cache_memory: None,
+        };
+        // For many tokens, two more products beside a matrix cost more than adding them to it once.
+        let merged = (!model.adapter_parameters().is_empty()).then(|| lora::merge(model));
+        let purpose = format!("rollouts of step {step_idx}");
+        let seed = (self.training.seed, purpose.as_str());
+        sample_solutions(
+            merged.as_ref().unwrap_or(model),
+            &self.tokenizer,
+            prompts,
+            self.params.num_generations,
+            &options,
+            seed,
+            &mut saver.follow(step_idx as u64, |_, _| ()),
+        )
+    }
+
+    /// Takes one optimizer step on all rollouts of the groups.
+    fn update(
+        &self,
+        learner: &mut Learner,
+        groups: &mut [Group],
+        micro_batch_tokens: &mut usize,
+        step_idx: usize,
+        learning_rate: f64,
+    ) -> Result<Update, LmError> {
+        let lengths: Vec<usize> = groups
+            .iter()
+            .flat_map(|group| group.completions.iter().map(|it| group.prompt.len() + it.ids.len()))
+            .collect();
+        fitting(
+            micro_batch_tokens,
+            &lengths,
+            |tokens| warn_of_memory(self.job, tokens),
+            |micro_batch_tokens| {
+                update(
+                    learner,
+                    &self.objective(step_idx),
+                    self.reference(),
+                    groups,
+                    &self.compute(micro_batch_tokens),
+                    learning_rate,
+                )
+            },
+        )
+    }
+
+    fn compute(&self, micro_batch_tokens: usize) -> Compute {
+        Compute {
+            micro_batch_tokens,
+            ..self.training.compute()
+        }
+    }
+
+    fn objective(&self, step_idx: usize) -> Objective {
+        let seed = random::stream(self.training.seed, "lora dropout", step_idx as u64).random();
+        Objective {
+            temperature: self.params.temperature,
+            settings: self.params.loss_settings(),
+            dropout: (self.policy.lora_dropout, seed),
+        }
+    }
+
+    fn reference(&self) -> Option<Reference<'_>> {
+        (self.params.beta != 0.0).then(|| match &self.policy.reference {
+            Some(model) => Reference::Model(model),
+            None => Reference::WithoutAdapters,
+        })
+    }
+}
