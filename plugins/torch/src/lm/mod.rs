@@ -18,6 +18,7 @@ pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
 mod shim;
+pub mod text;
 pub mod tokenizer;
 pub mod train;
 
