@@ -173,7 +173,7 @@ fn a_served_model_is_searched_with_and_evaluated_and_its_key_stays_out_of_everyt
         let all = events(&output);
         let found = all
             .iter()
-            .rfind(|event| event["event"] == "metric" && event["name"] == name);
+            .rfind(|event| event["event"] == "node_metric" && event["name"] == name);
         found.and_then(|event| event["value"].as_f64())
     };
     // Two of three samples are right.
