@@ -30,6 +30,8 @@ enum Command {
     Bench(debug::bench::BenchArgs),
     /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
     TrainStep(debug::train_step::TrainStepArgs),
+    /// Answers the lines of standard input as one conversation.
+    Chat(debug::chat::ChatArgs),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => report(debug::generate::generate(&args)),
         Command::Bench(args) => report(debug::bench::bench(&args)),
         Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
+        Command::Chat(args) => report(debug::chat::chat(&args)),
     }
 }
 

@@ -1,6 +1,7 @@
-//! A model folder by itself, one file for each command: JSON Lines in and out.
+//! A model folder by itself, one file for each command: JSON Lines in and out, or a conversation.
 
 pub mod bench;
+pub mod chat;
 pub mod generate;
 pub mod score;
 pub mod train_step;

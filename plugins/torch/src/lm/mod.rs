@@ -21,6 +21,7 @@ pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
 mod shim;
+pub mod text;
 pub mod tokenizer;
 pub mod train;
 mod weights;

@@ -10,9 +10,6 @@ use volvelle_torch::lm::{self, CausalLm};
 /// The folders with golden values of their own: one for each family, and for each way to lay a Llama out.
 pub const FAMILIES: [&str; 4] = ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"];
 
-/// Those without parameters as small as a bias: the bounds of three AdamW steps are shares of many elements.
-pub const LLAMA_FAMILIES: [&str; 2] = ["llama3-gqa", "smollm-tied"];
-
 /// The folders that hold the weights of `llama3-gqa` in two layouts.
 pub const LLAMA3_LAYOUTS: [&str; 2] = ["llama3-gqa", "llama3-gqa-sharded"];
 
