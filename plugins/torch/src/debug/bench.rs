@@ -12,6 +12,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::lm::generate::{Generator, Options, Prompt};
+use crate::lm::grpo::{
+    Completion, Group, ImportanceSamplingLevel, LossSettings, LossType, Objective, ScaleRewards, advantages, update,
+};
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::sampler::Sampling;
@@ -69,6 +72,8 @@ enum Task {
     Generate,
     /// An optimizer step on whole sequences, every token a label.
     Sft,
+    /// Sampled completions of each prompt, and one step on them with made-up rewards.
+    Grpo,
 }
 
 /// Times the task for each batch size.
@@ -138,10 +143,10 @@ impl<'a> Bench<'a> {
         match self.args.task {
             Task::Generate => self.generate(batch_size),
             Task::Sft => self.sft(batch_size),
+            Task::Grpo => self.grpo(batch_size),
         }
     }
 
-    /// Each repeat has a cache of its own: no prompt is known from the one before.
     fn generate(&self, batch_size: usize) -> Result<Measured> {
         let args = self.args;
         let new = lengths(args.max_new_tokens, batch_size, args.unequal, 3);
@@ -157,33 +162,21 @@ impl<'a> Bench<'a> {
             let row = |row: usize| prompt(&rows[row], &seeds[row..=row], new[row]);
             (0..batch_size).map(row).collect()
         };
-        let options = Options {
-            max_new_tokens: args.max_new_tokens,
-            sampling: if args.shared_prefix {
-                Sampling::PLAIN
-            } else {
-                Sampling::GREEDY
-            },
-            eos_token_ids: Vec::new(),
-            stop: Vec::new(),
-            max_batch_size: batch_size,
-            num_threads: self.num_threads,
-            cache_memory: None,
+        let sampling = if args.shared_prefix {
+            Sampling::PLAIN
+        } else {
+            Sampling::GREEDY
         };
-        let mut output_ids: Vec<Vec<Vec<i64>>> = vec![Vec::new(); prompts.len()];
+        let options = self.options(batch_size, sampling);
+        let mut output_ids = Vec::new();
         let times = self.time(|| {
-            let mut generator = Generator::new(&self.model, self.num_threads, options.cache_memory)?;
-            generator.run(&self.tokenizer, &prompts, &options, &mut |progress| {
-                for (idx, completions) in progress.finished {
-                    output_ids[idx] = completions.into_iter().map(|completion| completion.ids).collect();
-                }
-            })?;
+            output_ids = self.complete(&prompts, &options)?.concat();
             Ok(())
         })?;
         Ok(Measured {
             times,
             num_tokens: new.iter().sum(),
-            result: json!({"output_ids": output_ids.concat()}),
+            result: json!({"output_ids": output_ids}),
         })
     }
 
@@ -199,7 +192,13 @@ impl<'a> Bench<'a> {
         let mut learner = Learner::new(&self.model, settings(0.01), self.num_threads);
         let mut loss = 0.0;
         let times = self.time(|| {
-            loss = supervised_step(&mut learner, &examples, &Compute::new(self.args.micro_batch_tokens), 1e-5)?.loss;
+            loss = supervised_step(
+                &mut learner,
+                &examples,
+                &Compute::new(self.args.micro_batch_tokens),
+                1e-5,
+            )?
+            .loss;
             Ok(())
         })?;
         Ok(Measured {
@@ -207,6 +206,85 @@ impl<'a> Bench<'a> {
             num_tokens: batch_size * self.args.prompt_length,
             result: json!({"loss": loss}),
         })
+    }
+
+    /// One iteration on policy: the completions of all prompts, group advantages, one update.
+    fn grpo(&self, batch_size: usize) -> Result<Measured> {
+        let args = self.args;
+        ensure!(
+            args.num_generations > 1 && batch_size % args.num_generations == 0,
+            "--batch-size {batch_size} is not a multiple of --num-generations {}, or that is less than 2",
+            args.num_generations
+        );
+        let rows: Vec<Vec<i64>> = (0..batch_size / args.num_generations)
+            .map(|row| self.tokens(row, args.prompt_length))
+            .collect();
+        let seeds: Vec<u64> = (0..args.num_generations as u64).collect();
+        let prompts: Vec<Prompt<'_>> = rows
+            .iter()
+            .map(|row| prompt(row, &seeds, args.max_new_tokens))
+            .collect();
+        let options = self.options(batch_size, Sampling::PLAIN);
+        let mut learner = Learner::new(&self.model, settings(0.0), self.num_threads);
+        let compute = Compute::new(args.micro_batch_tokens);
+        let times = self.time(|| {
+            let completions = self.complete(&prompts, &options)?;
+            let rewards: Vec<Vec<f64>> = completions
+                .iter()
+                .map(|list| list.iter().map(|ids| reward(ids)).collect())
+                .collect();
+            let mut advantages = advantages(&rewards, ScaleRewards::Group).into_iter();
+            let mut groups: Vec<Group> = rows
+                .iter()
+                .zip(completions)
+                .map(|(prompt, list)| Group {
+                    prompt: prompt.clone(),
+                    completions: list
+                        .into_iter()
+                        .zip(advantages.by_ref())
+                        .map(|(ids, advantage)| Completion::new(ids, advantage, false))
+                        .collect(),
+                })
+                .collect();
+            update(
+                &mut learner,
+                &objective(args.max_new_tokens),
+                None,
+                &mut groups,
+                &compute,
+                1e-6,
+            )?;
+            Ok(())
+        })?;
+        Ok(Measured {
+            times,
+            num_tokens: batch_size * (args.prompt_length + args.max_new_tokens),
+            result: json!({}),
+        })
+    }
+
+    /// The completions of all prompts. Each call has a cache of its own: no prompt is known from the one before.
+    fn complete(&self, prompts: &[Prompt<'_>], options: &Options) -> Result<Vec<Vec<Vec<i64>>>> {
+        let mut lists = vec![Vec::new(); prompts.len()];
+        let mut generator = Generator::new(&self.model, self.num_threads, options.cache_memory)?;
+        generator.run(&self.tokenizer, prompts, options, &mut |progress| {
+            for (idx, completions) in progress.finished {
+                lists[idx] = completions.into_iter().map(|completion| completion.ids).collect();
+            }
+        })?;
+        Ok(lists)
+    }
+
+    fn options(&self, max_batch_size: usize, sampling: Sampling) -> Options {
+        Options {
+            max_new_tokens: self.args.max_new_tokens,
+            sampling,
+            eos_token_ids: Vec::new(),
+            stop: Vec::new(),
+            max_batch_size,
+            num_threads: self.num_threads,
+            cache_memory: None,
+        }
     }
 
     /// The made-up prompt of a row.
@@ -279,6 +357,27 @@ fn settings(weight_decay: f64) -> AdamwSettings {
         decay: Decay::All,
         max_grad_norm: 1.0,
     }
+}
+
+fn objective(max_completion_length: usize) -> Objective {
+    Objective {
+        temperature: 1.0,
+        settings: LossSettings {
+            loss_type: LossType::Dapo,
+            importance_sampling_level: ImportanceSamplingLevel::Token,
+            epsilon: 0.2,
+            epsilon_high: 0.28,
+            beta: 0.0,
+            use_bias_correction_kl: false,
+            max_completion_length,
+        },
+        dropout: (0.0, 0),
+    }
+}
+
+/// A made-up reward in [0, 1) that differs from completion to completion.
+fn reward(ids: &[i64]) -> f64 {
+    ids.iter().sum::<i64>().rem_euclid(101) as f64 / 101.0
 }
 
 /// The length of each row: all `longest`, or spread over an eighth of it to all of it in an order that `step` mixes.
