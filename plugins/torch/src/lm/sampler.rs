@@ -113,7 +113,10 @@ pub fn filtered(logits: &Tensor, draws: &[&Draw<'_>]) -> Tensor {
 
     let mut logits = penalized(logits, draws);
     if any(&|sampling| warps(sampling) && sampling.temperature != 1.0) {
-        logits = logits / setting(&|sampling| if warps(sampling) { sampling.temperature } else { 1.0 });
+        // Not `/=`, which would change the caller's logits.
+        logits = logits.divide(&setting(&|sampling| {
+            if warps(sampling) { sampling.temperature } else { 1.0 }
+        }));
     }
     let top_k = |sampling: &Sampling| match sampling.top_k {
         k if warps(sampling) && (1..vocab_size).contains(&k) => k,

@@ -27,6 +27,8 @@ pub struct TorchBackend {
     model: CausalLm,
     /// Of each layer, `[num_pages * PAGE_SIZE, K, D]`.
     pools: Vec<(Tensor, Tensor)>,
+    /// Pages to copy before the next step, from and to.
+    copies: Vec<(PageId, PageId)>,
     num_threads: usize,
     /// Cells of padded attention that are not counted.
     free_padding: usize,
@@ -42,8 +44,29 @@ impl TorchBackend {
         Self {
             model,
             pools,
+            copies: Vec::new(),
             num_threads,
             free_padding: FREE_PADDING,
+        }
+    }
+}
+
+impl TorchBackend {
+    fn copy_pages(&mut self) {
+        if self.copies.is_empty() {
+            return;
+        }
+        let _no_grad = tch::no_grad_guard();
+        let list = |pages: Vec<PageId>| {
+            let pages: Vec<i64> = pages.into_iter().map(i64::from).collect();
+            Tensor::from_slice(&pages).to_device(self.model.device())
+        };
+        let (from, to) = self.copies.drain(..).unzip();
+        let (from, to) = (list(from), list(to));
+        for pool in self.pools.iter().flat_map(|(keys, values)| [keys, values]) {
+            let size = pool.size();
+            let mut pages = pool.view([-1, PAGE_SIZE as i64, size[1], size[2]]);
+            let _ = pages.index_copy_(0, &to, &pages.index_select(0, &from));
         }
     }
 }
@@ -72,19 +95,19 @@ impl Backend for TorchBackend {
         Ok(())
     }
 
+    /// Copies are collected: all pages that sequences part in are copied in one call for each pool.
     fn copy_page(&mut self, from: PageId, to: PageId) {
-        let _no_grad = tch::no_grad_guard();
-        let page = |pool: &Tensor, page: PageId| pool.narrow(0, page as i64 * PAGE_SIZE as i64, PAGE_SIZE as i64);
-        for (keys, values) in &self.pools {
-            for pool in [keys, values] {
-                page(pool, to).copy_(&page(pool, from));
-            }
+        if self.copies.iter().any(|&(_, copied)| copied == from) {
+            self.copy_pages();
         }
+        self.copies.retain(|&(_, copied)| copied != to);
+        self.copies.push((from, to));
     }
 
     fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
         let _no_grad = tch::no_grad_guard();
         device::set_num_threads(self.num_threads);
+        self.copy_pages();
         let model = &self.model;
         let mut upload = Upload::default();
         let ids = upload.add(chunks.iter().flat_map(|chunk| chunk.ids).copied());
@@ -484,10 +507,10 @@ mod tests {
                     _ => pages.iter().map(|pages| pages.to_vec()).collect(),
                 };
                 if step == 1 {
-                    for (from, to) in [(1, 5), (0, 4)] {
+                    // As if one after the other: over a page that was copied, from a copy, and twice to the same one.
+                    for (from, to) in [(1, 5), (2, 4), (0, 4), (2, 0), (0, 3), (3, 0)] {
                         backend.copy_page(from, to);
                     }
-                    backend.copy_page(2, 0);
                 }
                 let rows: Vec<usize> = (0..3).filter(|&row| cuts[row][step] < cuts[row][step + 1]).collect();
                 let chunks: Vec<Chunk<'_>> = rows
