@@ -49,9 +49,7 @@ impl TorchBackend {
             free_padding: FREE_PADDING,
         }
     }
-}
 
-impl TorchBackend {
     fn copy_pages(&mut self) {
         if self.copies.is_empty() {
             return;
@@ -64,8 +62,7 @@ impl TorchBackend {
         let (from, to) = self.copies.drain(..).unzip();
         let (from, to) = (list(from), list(to));
         for pool in self.pools.iter().flat_map(|(keys, values)| [keys, values]) {
-            let size = pool.size();
-            let mut pages = pool.view([-1, PAGE_SIZE as i64, size[1], size[2]]);
+            let mut pages = in_pages(pool);
             let _ = pages.index_copy_(0, &to, &pages.index_select(0, &from));
         }
     }
@@ -153,6 +150,12 @@ fn slot(pages: &[PageId], at: i64) -> i64 {
     (pages[at / PAGE_SIZE] as usize * PAGE_SIZE + at % PAGE_SIZE) as i64
 }
 
+/// Returns a pool as `[num_pages, PAGE_SIZE, K, D]`.
+fn in_pages(pool: &Tensor) -> Tensor {
+    let size = pool.size();
+    pool.view([-1, PAGE_SIZE as i64, size[1], size[2]])
+}
+
 /// The flat index of the last token of each chunk that draws.
 fn tokens_drawn_after(chunks: &[Chunk<'_>]) -> Vec<i64> {
     let mut end = 0;
@@ -223,8 +226,8 @@ struct Bucket {
     /// `T` and `S` of the longest.
     num_new: i64,
     num_keys: i64,
-    /// `[R * S]`: where the keys lie in a pool.
-    keys: Part,
+    /// `[R * S / PAGE_SIZE]`: where the keys lie.
+    pages: Part,
     /// `[R * T]`: positions of the new tokens.
     positions: Part,
 }
@@ -243,7 +246,7 @@ impl Plan {
         for group in groups {
             let num_new = group.iter().map(|&row| chunks[row].ids.len()).max().unwrap_or(0);
             let num_keys = group.iter().map(|&row| num_keys(&chunks[row])).max().unwrap_or(0);
-            let (mut keys, mut positions) = (Vec::new(), Vec::new());
+            let (mut pages, mut positions) = (Vec::new(), Vec::new());
             for &row in &group {
                 let chunk = &chunks[row];
                 // Padding repeats the last token and, behind the last page, the first one; nothing looks there.
@@ -256,18 +259,15 @@ impl Plan {
                 for at in 0..chunk.ids.len() {
                     gather[starts[row] + at] = (first_cell + at) as i64;
                 }
-                let own = chunk.pages.len().min(num_keys / PAGE_SIZE);
-                let padded = chunk.pages[..own].iter().chain(std::iter::repeat(&chunk.pages[0]));
-                for &page in padded.take(num_keys / PAGE_SIZE) {
-                    let first = page as i64 * PAGE_SIZE as i64;
-                    keys.extend(first..first + PAGE_SIZE as i64);
-                }
+                let own = chunk.pages.iter().take(num_keys / PAGE_SIZE);
+                let padded = own.chain(std::iter::repeat(&chunk.pages[0]));
+                pages.extend(padded.take(num_keys / PAGE_SIZE).map(|&page| i64::from(page)));
             }
             buckets.push(Bucket {
                 num_rows: group.len() as i64,
                 num_new: num_new as i64,
                 num_keys: num_keys as i64,
-                keys: upload.add(keys),
+                pages: upload.add(pages),
                 positions: upload.add(positions),
             });
         }
@@ -309,7 +309,7 @@ impl Plan {
             Attention {
                 num_rows: bucket.num_rows,
                 num_new: bucket.num_new,
-                keys: uploaded.get(bucket.keys),
+                pages: uploaded.get(bucket.pages),
                 masks: windows.iter().map(|&window| (window, mask(window))).collect(),
             }
         };
@@ -365,8 +365,8 @@ fn grouped(chunks: &[Chunk<'_>], free_padding: usize) -> Vec<Vec<usize>> {
 struct Attention {
     num_rows: i64,
     num_new: i64,
-    /// `[R * S]`
-    keys: Tensor,
+    /// `[R * S / PAGE_SIZE]`
+    pages: Tensor,
     /// What is added to the scores, `[R, 1, G * T, S]`, for each window that a layer may have.
     masks: BTreeMap<Option<i64>, Tensor>,
 }
@@ -403,8 +403,8 @@ impl Attend for Paged<'_> {
                 .permute([0, 2, 3, 1, 4])
                 .reshape([rows, num_keys, num_groups * new, size]);
             let gathered = |pool: &Tensor| {
-                let cells = pool.index_select(0, &bucket.keys); // [R * S, K, D]
-                cells.view([rows, -1, num_keys, size]).transpose(1, 2)
+                let pages = in_pages(pool).index_select(0, &bucket.pages);
+                pages.view([rows, -1, num_keys, size]).transpose(1, 2)
             };
             let (k, v) = (gathered(keys), gathered(values)); // [R, K, S, D]
             let mask = Some(&bucket.masks[&window]);
