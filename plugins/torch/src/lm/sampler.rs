@@ -113,7 +113,10 @@ pub fn filtered(logits: &Tensor, draws: &[&Draw<'_>]) -> Tensor {
 
     let mut logits = penalized(logits, draws);
     if any(&|sampling| warps(sampling) && sampling.temperature != 1.0) {
-        logits = logits / setting(&|sampling| if warps(sampling) { sampling.temperature } else { 1.0 });
+        // Not `/=`, which would change the caller's logits.
+        logits = logits.divide(&setting(&|sampling| {
+            if warps(sampling) { sampling.temperature } else { 1.0 }
+        }));
     }
     let top_k = |sampling: &Sampling| match sampling.top_k {
         k if warps(sampling) && (1..vocab_size).contains(&k) => k,
@@ -190,4 +193,120 @@ fn penalized(logits: &Tensor, draws: &[&Draw<'_>]) -> Tensor {
 fn column(draws: &[&Draw<'_>], device: Device, get: impl Fn(&Draw<'_>) -> f64) -> Tensor {
     let values: Vec<f64> = draws.iter().map(|draw| get(draw)).collect();
     Tensor::from_slice(&values).to_device(device).unsqueeze(-1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 4] = [1.0, -1.0, 0.5, 0.5];
+
+    fn draw<'a>(sampling: Sampling, uniform: f64, seen: &'a [i64]) -> Draw<'a> {
+        Draw {
+            sampling,
+            uniform,
+            seen,
+        }
+    }
+
+    fn drawn(logits: &[f32], draws: &[Draw<'_>]) -> Vec<Drawn> {
+        let logits = Tensor::from_slice(logits).view([-1, 4]);
+        let rows = Tensor::zeros([draws.len() as i64], (Kind::Int64, Device::Cpu));
+        sample(&logits, &rows, &draws.iter().collect::<Vec<_>>()).expect("it is drawn")
+    }
+
+    #[test]
+    fn rows_with_settings_of_their_own_do_not_touch_each_other() {
+        let settings = [
+            Sampling::PLAIN,
+            Sampling::GREEDY,
+            Sampling {
+                temperature: 0.5,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                top_k: 2,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                top_k: 9,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                top_p: 0.4,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                min_p: 0.5,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                repetition_penalty: 3.0,
+                ..Sampling::PLAIN
+            },
+            Sampling {
+                top_k: 1,
+                top_p: 0.1,
+                min_p: 0.9,
+                ..Sampling::GREEDY
+            },
+        ];
+        let draws: Vec<Draw<'_>> = settings.iter().map(|&setting| draw(setting, 0.7, &[0, 1, 0])).collect();
+        let together = drawn(&LOGITS, &draws);
+        for (draw, together) in draws.iter().zip(&together) {
+            assert_eq!(
+                drawn(&LOGITS, std::slice::from_ref(draw))[0],
+                *together,
+                "{:?}",
+                draw.sampling
+            );
+        }
+        assert_eq!(
+            together[1], together[8],
+            "the filters leave the likeliest token and its probability as they are"
+        );
+    }
+
+    #[test]
+    fn a_penalty_counts_a_token_once_and_makes_it_less_likely_either_way() {
+        let penalty = Sampling {
+            repetition_penalty: 2.0,
+            ..Sampling::PLAIN
+        };
+        let seen = draw(penalty, 0.0, &[0, 1, 0]);
+        let logits = filtered(&Tensor::from_slice(&LOGITS).view([1, 4]), &[&seen]);
+        let expected = Tensor::from_slice(&[0.5_f32, -2.0, 0.5, 0.5]).view([1, 4]);
+        assert_eq!((logits - expected).abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn ties_at_the_kth_place_stay_and_the_likeliest_always_does() {
+        let kept = |sampling: Sampling| {
+            let logits = filtered(&Tensor::from_slice(&LOGITS).view([1, 4]), &[&draw(sampling, 0.0, &[])]);
+            Vec::<bool>::try_from(logits.isfinite().view([-1])).expect("booleans")
+        };
+        let plain = Sampling::PLAIN;
+        assert_eq!(kept(Sampling { top_k: 2, ..plain }), [true, false, true, true]);
+        assert_eq!(kept(Sampling { top_p: 1e-9, ..plain }), [true, false, false, false]);
+        assert_eq!(kept(Sampling { min_p: 1.0, ..plain }), [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_uniform_number_is_inverted_in_the_order_of_the_vocabulary() {
+        let logits: Vec<f32> = [0.2_f32, 0.3, 0.1, 0.4].iter().map(|p| p.ln()).collect();
+        let ids = |uniforms: &[f64]| -> Vec<i64> {
+            let draws: Vec<Draw<'_>> = uniforms
+                .iter()
+                .map(|&uniform| draw(Sampling::PLAIN, uniform, &[]))
+                .collect();
+            drawn(&logits, &draws).iter().map(|drawn| drawn.id).collect()
+        };
+        assert_eq!(
+            ids(&[0.0, 0.19, 0.21, 0.49, 0.51, 0.59, 0.61, 1.0 - f64::EPSILON / 2.0]),
+            [0, 0, 1, 1, 2, 2, 3, 3]
+        );
+        // The last token has no probability: rounding does not lead there.
+        let last = draw(Sampling::PLAIN, 1.0 - f64::EPSILON / 2.0, &[]);
+        assert_eq!(drawn(&[0.3, 0.1, 0.2, f32::NEG_INFINITY], &[last])[0].id, 2);
+    }
 }

@@ -97,7 +97,7 @@ impl Engine {
         report: &mut dyn FnMut(Progress),
     ) -> Result<(), LmError> {
         let mut run = Run::new(self, prompts, rules);
-        let result = run.to_the_end(report);
+        let result = run.complete(report);
         run.give_all_back();
         result
     }
@@ -207,7 +207,7 @@ impl<'e, 'r> Run<'e, 'r> {
         run
     }
 
-    fn to_the_end(&mut self, report: &mut dyn FnMut(Progress)) -> Result<(), LmError> {
+    fn complete(&mut self, report: &mut dyn FnMut(Progress)) -> Result<(), LmError> {
         loop {
             if !self.progress.finished.is_empty() || self.progress.num_tokens > 0 {
                 report(std::mem::take(&mut self.progress));
@@ -375,12 +375,11 @@ impl<'e, 'r> Run<'e, 'r> {
             return Err(LmError::Generation("the model's logits are not numbers".to_owned()));
         }
         let mut computed = computed.into_iter();
-        let mut drawn = |length: &usize| {
-            (*length > 0)
-                .then(|| computed.next().expect("a backend answers every chunk"))
-                .unwrap_or_default()
+        let answer = |&length: &usize| match length {
+            0 => Vec::new(),
+            _ => computed.next().expect("a backend answers every chunk"),
         };
-        Ok(lengths.iter().map(&mut drawn).collect())
+        Ok(lengths.iter().map(answer).collect())
     }
 
     /// Takes in what a step has computed and drawn.
