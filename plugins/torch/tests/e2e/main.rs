@@ -8,6 +8,7 @@ mod fixtures;
 mod fuzzed;
 mod grpo_reference;
 mod lm_load;
+mod memory;
 mod pipelines;
 mod reference;
 mod resume;
