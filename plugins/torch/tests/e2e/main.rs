@@ -10,6 +10,7 @@ mod fuzzed;
 mod grpo_reference;
 mod lm_load;
 mod lora_reference;
+mod memory;
 mod pipelines;
 mod reference;
 mod resume;

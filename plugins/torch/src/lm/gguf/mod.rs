@@ -122,7 +122,7 @@ impl<'a> File<'a> {
         Ok(match self.format(name, info)? {
             Format::F32 => Kind::Float,
             Format::F16 => Kind::Half,
-            Format::Bf16 | Format::Q8_0 | Format::Q4K | Format::Q6K => Kind::BFloat16,
+            _ => Kind::BFloat16,
         })
     }
 

@@ -34,7 +34,19 @@ fn imported(name: &str) -> tempfile::TempDir {
 #[test]
 fn blocks_of_every_format() {
     let expected = tensors(&fixture("blocks.safetensors"));
-    for (name, type_id) in [("F16", 1), ("Q8_0", 8), ("Q4_K", 12), ("Q6_K", 14), ("BF16", 30)] {
+    let formats = [
+        ("F16", 1),
+        ("Q4_0", 2),
+        ("Q4_1", 3),
+        ("Q5_0", 6),
+        ("Q5_1", 7),
+        ("Q8_0", 8),
+        ("Q4_K", 12),
+        ("Q5_K", 13),
+        ("Q6_K", 14),
+        ("BF16", 30),
+    ];
+    for (name, type_id) in formats {
         let format = Format::of(type_id).expect("supported");
         let bytes = Vec::<u8>::try_from(&expected[&format!("{name}.bytes")]).expect("bytes");
         let values = Vec::<f32>::try_from(&expected[&format!("{name}.values")]).expect("floats");

@@ -1,7 +1,6 @@
 //! One safetensors file, mapped: its tensors share the file's memory where they can.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -122,28 +121,18 @@ impl Mapped {
         ))
     }
 
-    /// Lets the pages that lie wholly in a converted piece go.
+    /// Lets the pages of a converted piece go.
     fn give_back(&self, name: &str, start: usize, length: usize) {
         let entry = &self.entries[name];
         let element = entry.range.len() / entry.shape.iter().product::<i64>().max(1) as usize;
-        let bytes = entry.range.start + start * element..entry.range.start + (start + length) * element;
-        let pages = whole_pages(&bytes);
-        if !pages.is_empty() {
-            // SAFETY: nobody has written to the mapping, whose tensors are still being made, and nobody holds a tensor
-            // over these bytes: a page that is asked for again comes from the file. A failure costs memory alone.
-            let _ = unsafe {
-                self.mapping
-                    .unchecked_advise_range(UncheckedAdvice::DontNeed, pages.start, pages.len())
-            };
-        }
+        let start = entry.range.start + start * element;
+        // SAFETY: nobody has written to the mapping, whose tensors are still being made: a page that is asked for again,
+        // such as one that holds the end of another tensor, comes from the file. A failure costs memory alone.
+        let _ = unsafe {
+            self.mapping
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, start, length * element)
+        };
     }
-}
-
-/// The part of `bytes` that consists of whole pages.
-fn whole_pages(bytes: &Range<usize>) -> Range<usize> {
-    // A multiple of every page size in use.
-    const PAGE: usize = 64 << 10;
-    bytes.start.next_multiple_of(PAGE)..bytes.end / PAGE * PAGE
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {
