@@ -2,6 +2,7 @@
 
 mod damage;
 mod runs;
+mod served;
 mod stage;
 
 use std::sync::OnceLock;
