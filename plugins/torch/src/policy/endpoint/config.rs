@@ -36,7 +36,8 @@ pub struct EndpointConfig {
 #[serde(rename_all = "lowercase")]
 pub enum Api {
     /// `/chat/completions`: the server writes the prompt. An answer that was begun is sent as the last message with
-    /// `continue_final_message`, which vLLM and SGLang have.
+    /// `continue_final_message`, which vLLM and SGLang have. Where the server's chat template trims messages, the
+    /// continuation begins with the white space that was trimmed, and a search by paragraphs needs `/completions`.
     Chat,
     /// `/completions`: the prompt is written here, by the chat template of the tokenizer beside `endpoint.json`.
     Completions,

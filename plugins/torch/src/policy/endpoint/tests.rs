@@ -474,6 +474,8 @@ fn what_ended_a_completion_is_told_apart() {
         (json!({"finish_reason": "stop", "stop_reason": "\n"}), Finish::Stop),
         (json!({"finish_reason": "stop", "stop_reason": null}), Finish::Eos),
         (json!({"finish_reason": "stop", "stop_reason": 128_009}), Finish::Eos),
+        (json!({"finish_reason": "stop", "matched_stop": "\n"}), Finish::Stop),
+        (json!({"finish_reason": "stop", "matched_stop": 2}), Finish::Eos),
         (json!({"finish_reason": "stop"}), Finish::Stop),
     ] {
         let mut body = choice.clone();
