@@ -23,7 +23,8 @@ enum Command {
     },
     /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
     Score(debug::score::ScoreArgs),
-    /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} -> {"output_ids": [...], "text": "..."}.
+    /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} ->
+    /// {"output_ids": [...], "text": "...", "finish_reason": "stop" or "length"}.
     Generate(debug::generate::GenerateArgs),
     /// Answers the lines of standard input as one conversation.
     Chat(debug::chat::ChatArgs),

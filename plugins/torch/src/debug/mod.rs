@@ -32,6 +32,15 @@ pub struct ModelArgs {
 struct Prompt {
     input_ids: Option<Vec<i64>>,
     prompt: Option<String>,
+    seed: Option<u64>,
+    max_new_tokens: Option<usize>,
+}
+
+/// A line of the input.
+struct Line {
+    ids: Vec<i64>,
+    seed: Option<u64>,
+    max_new_tokens: Option<usize>,
 }
 
 fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
@@ -43,6 +52,11 @@ fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
 }
 
 fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {
+    let lines = read_lines(input, model, tokenizer)?;
+    Ok(lines.into_iter().map(|line| line.ids).collect())
+}
+
+fn read_lines(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Line>> {
     let path = if input == Path::new("-") {
         Path::new("/dev/stdin")
     } else {
@@ -61,7 +75,11 @@ fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result
             let vocab_size = model.config.vocab_size;
             match ids.iter().find(|&&id| !(0..vocab_size).contains(&id)) {
                 Some(id) => Err(anyhow!("{}: token id {id} is not in 0..{vocab_size}", place())),
-                None => Ok(ids),
+                None => Ok(Line {
+                    ids,
+                    seed: prompt.seed,
+                    max_new_tokens: prompt.max_new_tokens,
+                }),
             }
         })
         .collect()

@@ -1,6 +1,6 @@
 //! `eval`: samples solutions of held-out problems and counts.
 //!
-//! Batches that were finished by an attempt that was stopped are not sampled again (`saver`).
+//! Problems that were finished by an attempt that was stopped are not sampled again (`saver`).
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ pub fn run(job: &Job) -> Result<()> {
         bail!("there are no problems to evaluate on");
     }
     let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = Saver::keeping(job, device, &settings)?.counting_batches();
+    let mut saver = Saver::keeping(job, device, &settings)?.counting_requests();
     saver.resume(|_, _, _| Ok(()));
     let means = Means {
         device,

@@ -1,8 +1,8 @@
 //! When a long kind saves, where it goes on, and how it ends on SIGTERM.
 //!
-//! The state after a step is a checkpoint, and batches of a generation that were finished since are lines of a journal
+//! The state after a step is a checkpoint, and requests of a generation that were finished since are lines of a journal
 //! (`partial`). A kind's random numbers depend on step and item alone and its learning rate on the step, so neither has a
-//! state of its own. What an attempt that goes on makes is byte for byte what one that was never stopped makes, on the
+//! state of its own; what a request gives does not depend on what is generated beside it. What an attempt that goes on makes is byte for byte what one that was never stopped makes, on the
 //! CPU: so it computes with the number of threads of the attempt that began, whatever it is granted, because sums of
 //! floats depend on how they are cut. Parameters that change a result by rounding only, and the device, may differ, with
 //! a warning: whoever lowers `micro_batch_tokens` because memory ran out wants to go on with it.
@@ -61,19 +61,19 @@ pub struct Saver<'a, C = Completion> {
     /// How long the last checkpoint took.
     cost: Duration,
     journal: Option<Journal>,
-    /// Batches that are in no journal yet.
-    unsaved: Vec<Batch<C>>,
+    /// Requests that are in no journal yet.
+    unsaved: Vec<Finished<C>>,
     recalled: HashMap<(u64, usize), Vec<C>>,
     /// The last save failed; that is said once.
     is_broken: bool,
-    /// `save_steps` counts generated batches: the kind has no steps.
-    batches_are_steps: bool,
+    /// `save_steps` counts finished requests: the kind has no steps.
+    requests_are_steps: bool,
     is_over: bool,
 }
 
-/// A finished batch of a generation.
+/// Requests of a generation that were finished at the same time.
 #[derive(Debug, Serialize, Deserialize)]
-struct Batch<C> {
+struct Finished<C> {
     /// Which generation of the kind it belongs to.
     call: u64,
     /// Index of each request, and its completions.
@@ -126,14 +126,14 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             unsaved: Vec::new(),
             recalled: HashMap::new(),
             is_broken: false,
-            batches_are_steps: false,
+            requests_are_steps: false,
             is_over: false,
         })
     }
 
-    /// For a kind that only generates: `save_steps` counts batches.
-    pub fn counting_batches(mut self) -> Self {
-        self.batches_are_steps = true;
+    /// For a kind that only generates: `save_steps` counts requests.
+    pub fn counting_requests(mut self) -> Self {
+        self.requests_are_steps = true;
         self
     }
 
@@ -237,7 +237,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
     /// Takes what the journal since the newest checkpoint holds.
     fn open_journal(&mut self) {
         let (step, digest) = &self.base;
-        let (journal, content) = match Journal::open::<Batch<C>>(self.job.partial(), &self.owner, *step, digest) {
+        let (journal, content) = match Journal::open::<Finished<C>>(self.job.partial(), &self.owner, *step, digest) {
             Ok(Some(opened)) => opened,
             Ok(None) | Err(Unusable::Unfinished) => return,
             Err(error) => {
@@ -262,8 +262,8 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             self.take_setup(content.setup);
         }
         self.journal = Some(journal);
-        for batch in content.values {
-            let items = batch.items.into_iter().map(|(idx, list)| ((batch.call, idx), list));
+        for finished in content.values {
+            let items = (finished.items.into_iter()).map(|(idx, list)| ((finished.call, idx), list));
             self.recalled.extend(items);
         }
     }
@@ -361,7 +361,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
         }
     }
 
-    /// Writes the batches that are in no journal yet, if they go on from the newest checkpoint.
+    /// Writes the requests that are in no journal yet, if they go on from the newest checkpoint.
     fn write_journal(&mut self) {
         // After a failure the journal has a torn end: a new one begins with the next checkpoint.
         let is_closed = self.folder.is_none() || self.is_broken;
@@ -380,10 +380,14 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
         });
         self.saved_at = Instant::now();
         match written {
-            Ok(()) => self.job.debug(&format!("{} batches saved", self.unsaved.len())),
+            Ok(()) => self.job.debug(&format!("{} generated items saved", self.num_unsaved())),
             Err(error) => self.cannot_save(&error.into()),
         }
         self.unsaved.clear();
+    }
+
+    fn num_unsaved(&self) -> usize {
+        self.unsaved.iter().map(|finished| finished.items.len()).sum()
     }
 
     fn cannot_save(&mut self, error: &anyhow::Error) {
@@ -408,7 +412,7 @@ impl<C> Drop for Saver<'_, C> {
     }
 }
 
-/// Keeps the batches of one generation.
+/// Keeps the finished requests of one generation.
 pub struct Following<'s, 'a, F, C = Completion> {
     saver: &'s mut Saver<'a, C>,
     call: u64,
@@ -420,12 +424,12 @@ impl<F: FnMut(usize, usize), C: Serialize + DeserializeOwned + Clone> Following<
         self.saver.recalled.remove(&(self.call, request_idx))
     }
 
-    fn keep(&mut self, batch: &[usize], completions: &[Vec<C>]) {
-        let items = batch.iter().copied().zip(completions.iter().cloned()).collect();
-        self.saver.unsaved.push(Batch { call: self.call, items });
+    fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
+        let items = requests.iter().copied().zip(completions.iter().cloned()).collect();
+        self.saver.unsaved.push(Finished { call: self.call, items });
         let saver = &mut *self.saver;
-        let by_steps = saver.batches_are_steps && saver.params.save_steps > 0;
-        if saver.is_time(Duration::ZERO) || (by_steps && saver.unsaved.len() >= saver.params.save_steps) {
+        let by_steps = saver.requests_are_steps && saver.params.save_steps > 0;
+        if saver.is_time(Duration::ZERO) || (by_steps && saver.num_unsaved() >= saver.params.save_steps) {
             saver.write_journal();
         }
     }
@@ -436,8 +440,8 @@ impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
         Following::recall(self, request_idx)
     }
 
-    fn finished(&mut self, batch: &[usize], completions: &[Vec<Completion>]) {
-        self.keep(batch, completions);
+    fn finished(&mut self, requests: &[usize], completions: &[Vec<Completion>]) {
+        self.keep(requests, completions);
     }
 
     fn progress(&mut self, num_done: usize, num_tokens: usize) {

@@ -10,7 +10,6 @@ pub mod config;
 pub mod device;
 pub mod generate;
 pub mod grpo;
-pub mod kv_cache;
 pub mod learner;
 pub mod learner_state;
 pub mod model;
@@ -48,6 +47,8 @@ pub enum LmError {
     Tokenizer(String),
     #[error("libtorch: {0}")]
     Torch(String),
+    #[error("generation: {0}")]
+    Generation(String),
     /// The worker was asked to end (`stop`); nothing is wrong.
     #[error("stopped before it was done")]
     Stopped,

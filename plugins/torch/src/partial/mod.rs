@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! checkpoint-12/        the state after step 12: the kind's own files, and `manifest.json`
-//! journal-12.jsonl      batches that were finished since
+//! journal-12.jsonl      requests that were finished since
 //! failures.json         how often the stage failed by itself since the last save
 //! ```
 

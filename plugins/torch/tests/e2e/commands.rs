@@ -178,6 +178,123 @@ fn sampling_depends_on_the_seed_alone() {
 }
 
 #[test]
+fn samples_of_a_line_have_seeds_of_their_own() {
+    let model = model_dir("smollm-tied");
+    let prompts: Vec<Vec<i64>> = from_json(&Golden::of_model("smollm-tied").json["generate"]["prompt_ids"]);
+    let options = |more: &[&'static str]| [&["--max-new-tokens", "12", "--ignore-eos", "--seed", "7"], more].concat();
+    let samples = lines_of(&volvelle_torch(
+        "generate",
+        &model,
+        &options(&["--num-samples", "3"]),
+        &id_lines(&prompts),
+    ));
+    assert_eq!(samples.len(), 3 * prompts.len());
+    assert_ne!(samples[0], samples[1]);
+    assert_ne!(samples[1], samples[2]);
+    let single = lines_of(&volvelle_torch("generate", &model, &options(&[]), &id_lines(&prompts)));
+    for (row, line) in single.iter().enumerate() {
+        assert_eq!(
+            *line,
+            samples[3 * row],
+            "the first sample does not depend on how many there are"
+        );
+    }
+    // Line 1 draws from seed + 1, unless it says otherwise; it may also have another limit.
+    let own = [
+        json!({"input_ids": prompts[1], "seed": 8}),
+        json!({"input_ids": prompts[1], "max_new_tokens": 5}),
+    ];
+    let got = lines_of(&volvelle_torch("generate", &model, &options(&[]), &own));
+    assert_eq!(got[0], single[1]);
+    let expected: Vec<i64> = from_json(&single[1]["output_ids"]);
+    assert_eq!(from_json::<Vec<i64>>(&got[1]["output_ids"]), expected[..5]);
+}
+
+#[test]
+fn logprobs_of_drawn_tokens_are_those_of_the_model() {
+    let model = model_dir("llama3-gqa");
+    let prompts: Vec<Vec<i64>> = from_json(&Golden::of_model("llama3-gqa").json["generate"]["prompt_ids"]);
+    for sampling in [&["--greedy"][..], &[]] {
+        let options = [&["--max-new-tokens", "20", "--logprobs", "--ignore-eos"], sampling].concat();
+        let got = lines_of(&volvelle_torch("generate", &model, &options, &id_lines(&prompts)));
+        let whole = prompts.iter().zip(&got).map(|(prompt, line)| {
+            let output: Vec<i64> = from_json(&line["output_ids"]);
+            [prompt.clone(), output].concat()
+        });
+        let scored = lines_of(&volvelle_torch(
+            "score",
+            &model,
+            &[],
+            &id_lines(&whole.collect::<Vec<_>>()),
+        ));
+        for ((prompt, line), scored) in prompts.iter().zip(&got).zip(&scored) {
+            let logprobs: Vec<f64> = from_json(&line["logprobs"]);
+            let expected: Vec<f64> = from_json(&scored["logprobs"]);
+            assert_eq!(logprobs.len(), 20);
+            for (got, expected) in logprobs.iter().zip(&expected[prompt.len() - 1..]) {
+                assert!((got - expected).abs() <= 1e-4, "{got} instead of {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn generate_stops_at_a_text_and_says_why() {
+    let model = model_dir("smollm-tied");
+    let generate = &Golden::of_model("smollm-tied").json["generate"];
+    let prompts: Vec<Vec<i64>> = from_json(&generate["prompt_ids"]);
+    let text = generate["texts_skip_special"][0].as_str().expect("a text");
+    // Four characters that the text of the first row holds, wherever its tokens begin.
+    let stop: String = text.chars().skip(10).take(4).collect();
+    let options = [
+        "--max-new-tokens",
+        "32",
+        "--greedy",
+        "--ignore-eos",
+        "--stop",
+        "\u{1}never",
+        "--stop",
+        &stop,
+    ];
+    let got = lines_of(&volvelle_torch("generate", &model, &options, &id_lines(&prompts)));
+    assert_eq!(got[0]["finish_reason"], "stop");
+    let (output, whole): (Vec<i64>, Vec<Vec<i64>>) =
+        (from_json(&got[0]["output_ids"]), from_json(&generate["eos_ignored"]));
+    assert!(output.len() < 32 && whole[0].starts_with(&output));
+    assert!(got[0]["text"].as_str().expect("a text").contains(&stop));
+    let one_less = json!({"input_ids": prompts[0], "max_new_tokens": output.len() - 1});
+    let shorter = lines_of(&volvelle_torch("generate", &model, &options, &[one_less]));
+    assert_eq!(shorter[0]["finish_reason"], "length");
+    assert!(!shorter[0]["text"].as_str().expect("a text").contains(&stop));
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let model = model_dir("smollm-tied");
+    for (flag, value) in [
+        ("--top-p", "0"),
+        ("--top-p", "1.5"),
+        ("--top-k", "-1"),
+        ("--min-p", "2"),
+        ("--repetition-penalty", "0"),
+        ("--num-samples", "0"),
+        ("--batch-size", "0"),
+        ("--temperature", "nan"),
+        ("--stop", ""),
+    ] {
+        let options = [format!("{flag}={value}")];
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let error = error_of(&volvelle_torch(
+            "generate",
+            &model,
+            &options,
+            &[json!({"input_ids": [5]})],
+        ));
+        assert!(error.contains(flag), "{flag}: {error}");
+    }
+}
+
+#[test]
 fn short_and_empty_input() {
     let model = model_dir("smollm-tied");
     assert_eq!(
@@ -196,7 +313,7 @@ fn short_and_empty_input() {
         &nothing,
         &[json!({"input_ids": [5]})],
     ));
-    assert_eq!(got, [json!({"output_ids": [], "text": ""})]);
+    assert_eq!(got, [json!({"output_ids": [], "text": "", "finish_reason": "length"})]);
 }
 
 #[test]
@@ -295,7 +412,7 @@ fn broken_model_folders_are_errors_that_name_the_file() {
 fn copy_model(name: &str, to: &Path) {
     for entry in std::fs::read_dir(model_dir(name)).expect("the fixture is there") {
         let entry = entry.expect("the fixture can be listed");
-        if !entry.file_name().to_string_lossy().starts_with("golden") {
+        if entry.path().is_file() && !entry.file_name().to_string_lossy().starts_with("golden") {
             std::fs::copy(entry.path(), to.join(entry.file_name())).expect("it is copied");
         }
     }

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use volvelle_torch::formats::Message;
+use volvelle_torch::lm::generate::backend::Draw;
 use volvelle_torch::lm::generate::{self, Finish, Options, Request};
 use volvelle_torch::lm::model::attention::Packed;
 use volvelle_torch::lm::model::rope::inverse_frequencies;
-use volvelle_torch::lm::sampler::{Sampling, filter};
+use volvelle_torch::lm::sampler::{Sampling, filtered};
 use volvelle_torch::lm::train::{Batch, Example, label_logprobs};
 use volvelle_torch::lm::{self, CausalLm, Tokenizer};
 
@@ -205,32 +206,23 @@ fn chats_render_as_in_transformers() {
 
 #[test]
 fn sampling_filters_keep_the_same_tokens() {
+    let plain = Sampling::PLAIN;
     let cases = [
         (
             "temperature_0.7",
             Sampling {
                 temperature: 0.7,
-                top_k: 0,
-                top_p: 1.0,
-                ..Sampling::PLAIN
+                ..plain
             },
         ),
+        ("top_k_20", Sampling { top_k: 20, ..plain }),
+        ("top_p_0.9", Sampling { top_p: 0.9, ..plain }),
+        ("min_p_0.05", Sampling { min_p: 0.05, ..plain }),
         (
-            "top_k_20",
+            "repetition_penalty_1.3",
             Sampling {
-                temperature: 1.0,
-                top_k: 20,
-                top_p: 1.0,
-                ..Sampling::PLAIN
-            },
-        ),
-        (
-            "top_p_0.9",
-            Sampling {
-                temperature: 1.0,
-                top_k: 0,
-                top_p: 0.9,
-                ..Sampling::PLAIN
+                repetition_penalty: 1.3,
+                ..plain
             },
         ),
         (
@@ -239,22 +231,33 @@ fn sampling_filters_keep_the_same_tokens() {
                 temperature: 0.7,
                 top_k: 20,
                 top_p: 0.9,
-                ..Sampling::PLAIN
+                ..plain
             },
         ),
     ];
     for name in FAMILIES {
         let golden = Golden::of_model(name);
         let row = golden.tensor("logits.right").get(0).get(4).unsqueeze(0);
-        for (case, sampling) in cases {
+        let seen: Vec<i64> = from_json(&golden.json["sampling"]["previous_ids"]);
+        let draws = cases.map(|(_, sampling)| Draw {
+            sampling,
+            uniform: 0.0,
+            seen: &seen,
+        });
+        // All of them at once: each row has settings of its own.
+        let rows = row.expand([cases.len() as i64, -1], false);
+        let probs = filtered(&rows, &draws.each_ref()).softmax(-1, Kind::Float);
+        for (idx, (case, _)) in cases.iter().enumerate() {
             let expected = &golden.json["sampling"]["probabilities"][case];
-            let probs = filter(&row, sampling).softmax(-1, Kind::Float).squeeze();
+            let probs = probs.get(idx as i64);
             let nonzero = probs.count_nonzero(0).int64_value(&[]);
             assert_eq!(nonzero, expected["nonzero"], "{name} {case}");
             let ids: Vec<i64> = from_json(&expected["ids"]);
             let wanted: Vec<f64> = from_json(&expected["p"]);
             let got = probs.index_select(0, &Tensor::from_slice(&ids));
             assert_close(&format!("{name} {case}"), &got, &Tensor::from_slice(&wanted), 1e-5);
+            let alone = filtered(&row, &[&draws[idx]]).softmax(-1, Kind::Float).get(0);
+            assert_close(&format!("{name} {case} alone"), &alone, &probs, 1e-6);
         }
     }
 }
