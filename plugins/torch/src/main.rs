@@ -21,13 +21,13 @@ enum Command {
         /// The request file.
         request: PathBuf,
     },
+    /// Answers the lines of standard input as one conversation.
+    Chat(debug::chat::ChatArgs),
     /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
     Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} ->
     /// {"output_ids": [...], "text": "...", "finish_reason": "stop" or "length"}.
     Generate(debug::generate::GenerateArgs),
-    /// Answers the lines of standard input as one conversation.
-    Chat(debug::chat::ChatArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,9 +36,9 @@ fn main() -> ExitCode {
     lm::device::init(num_threads);
     match Cli::parse().command {
         Command::Worker { request } => work(&request),
+        Command::Chat(args) => report(debug::chat::chat(&args)),
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
-        Command::Chat(args) => report(debug::chat::chat(&args)),
     }
 }
 
