@@ -1,8 +1,8 @@
 //! Stages that are killed and started again: they continue, and end with the bytes of one that was never stopped.
 
+mod answers;
 mod damage;
 mod runs;
-mod served;
 mod stage;
 
 use std::sync::OnceLock;
