@@ -21,6 +21,8 @@ enum Command {
         /// The request file.
         request: PathBuf,
     },
+    /// Answers the lines of standard input as one conversation.
+    Chat(debug::chat::ChatArgs),
     /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
     Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} ->
@@ -30,8 +32,6 @@ enum Command {
     Bench(debug::bench::BenchArgs),
     /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
     TrainStep(debug::train_step::TrainStepArgs),
-    /// Answers the lines of standard input as one conversation.
-    Chat(debug::chat::ChatArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,11 +40,11 @@ fn main() -> ExitCode {
     lm::device::init(num_threads);
     match Cli::parse().command {
         Command::Worker { request } => work(&request),
+        Command::Chat(args) => report(debug::chat::chat(&args)),
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
         Command::Bench(args) => report(debug::bench::bench(&args)),
         Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
-        Command::Chat(args) => report(debug::chat::chat(&args)),
     }
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use crate::lm::chat::{ChatOptions, Clock};
-use crate::lm::generate::{self, Finish, Options, Request};
+use crate::lm::generate::{Finish, Generator, Options, Request};
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::lm::{self, Tokenizer, device};
 
 /// `volvelle-torch chat`.
 #[derive(Args)]
@@ -59,8 +59,10 @@ fn variable(text: &str) -> Result<(String, Value), String> {
 pub fn chat(args: &ChatArgs) -> Result<()> {
     check(args)?;
     let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
+    let model = lm::load(&args.model, device, Kind::Float)?;
     let mut conversation = Conversation {
-        model: lm::load(&args.model, device, Kind::Float)?,
+        generator: Generator::new(&model, num_threads(), None)?,
+        context: model.config.max_position_embeddings,
         tokenizer: Tokenizer::load(&args.model)?,
         args,
         messages: Vec::new(),
@@ -120,9 +122,16 @@ fn check(args: &ChatArgs) -> Result<()> {
     Ok(())
 }
 
+fn num_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// What was said, and who answers.
 struct Conversation<'a> {
-    model: CausalLm,
+    /// It has the turns before in its cache.
+    generator: Generator,
+    /// In tokens.
+    context: i64,
     tokenizer: Tokenizer,
     args: &'a ChatArgs,
     messages: Vec<Value>,
@@ -139,11 +148,11 @@ impl Conversation<'_> {
         };
         let prompt = self.tokenizer.render_conversation(&self.messages, &options)?;
         let ids = self.tokenizer.encode(&prompt, false)?;
-        let limit = self.model.config.max_position_embeddings;
-        if ids.len() as i64 >= limit {
+        if ids.len() as i64 >= self.context {
             bail!(
-                "the conversation has {} tokens, but the model's context is {limit}; start another",
-                ids.len()
+                "the conversation has {} tokens, but the model's context is {}; start another",
+                ids.len(),
+                self.context
             );
         }
         let request = Request {
@@ -151,13 +160,10 @@ impl Conversation<'_> {
             seeds: vec![self.args.seed.wrapping_add(self.num_answers)],
         };
         self.num_answers += 1;
-        let completions = generate::generate(
-            &self.model,
-            &self.tokenizer,
-            &[request],
-            &self.generation(),
-            &mut |_, _| (),
-        )?;
+        let options = self.generation();
+        let completions = self
+            .generator
+            .generate(&self.tokenizer, &[request], &options, &mut |_, _| ())?;
         let completion = completions
             .into_iter()
             .flatten()
@@ -184,7 +190,7 @@ impl Conversation<'_> {
             eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop: Vec::new(),
             max_batch_size: 1,
-            num_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            num_threads: num_threads(),
             cache_memory: None,
         }
     }

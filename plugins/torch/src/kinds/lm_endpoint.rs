@@ -41,6 +41,9 @@ pub fn run(job: &Job) -> Result<()> {
         logprobs: params.logprobs,
     };
     config.check().map_err(anyhow::Error::msg)?;
+    if config.exposes_key() {
+        job.warning("the key will travel to base_url unencrypted; https:// keeps it secret");
+    }
     let output = job.output("model")?;
     std::fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
     match (config.api, &params.tokenizer) {

@@ -440,8 +440,8 @@ impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
         Following::recall(self, request_idx)
     }
 
-    fn finished(&mut self, batch: &[usize], completions: &[Vec<Completion>]) {
-        self.keep(batch, completions);
+    fn finished(&mut self, requests: &[usize], completions: &[Vec<Completion>]) {
+        self.keep(requests, completions);
     }
 
     fn progress(&mut self, num_done: usize, num_tokens: usize) {

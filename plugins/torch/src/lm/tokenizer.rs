@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::LmError;
@@ -136,7 +137,7 @@ impl Tokenizer {
     /// The model has no chat template, or it refuses the messages.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, LmError> {
         let options = ChatOptions::generation_prompt(add_generation_prompt);
-        self.render_conversation(&as_json(messages), &options)
+        self.render_conversation(messages, &options)
     }
 
     /// Returns the text of a conversation whose messages may have more than a role and a content (`tool_calls`,
@@ -144,8 +145,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::render_chat`].
-    pub fn render_conversation(&self, messages: &[Value], options: &ChatOptions) -> Result<String, LmError> {
-        Ok(self.chat_template()?.render(messages, options)?.text)
+    pub fn render_conversation(&self, messages: &[impl Serialize], options: &ChatOptions) -> Result<String, LmError> {
+        Ok(self.chat_template()?.render(&as_json(messages)?, options)?.text)
     }
 
     /// Returns the token ids of a conversation, and for each whether the assistant wrote it: what a model is trained on.
@@ -155,8 +156,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::render_chat`] and [`Tokenizer::encode`], or the template does not tell where the turns are.
-    pub fn encode_chat(&self, messages: &[Value], options: &ChatOptions) -> Result<(Vec<i64>, Vec<bool>), LmError> {
-        let (text, turns) = self.chat_template()?.render_with_turns(messages, options)?;
+    pub fn encode_chat(
+        &self,
+        messages: &[impl Serialize],
+        options: &ChatOptions,
+    ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
+        let (text, turns) = self.chat_template()?.render_with_turns(&as_json(messages)?, options)?;
         // The template writes the special tokens itself.
         let encoding = self
             .inner
@@ -209,9 +214,11 @@ pub(super) enum StreamRole {
     Closed,
 }
 
-fn as_json(messages: &[Message]) -> Vec<Value> {
-    let message = |message: &Message| json!({"role": message.role, "content": message.content});
-    messages.iter().map(message).collect()
+fn as_json(messages: &[impl Serialize]) -> Result<Vec<Value>, LmError> {
+    messages
+        .iter()
+        .map(|message| serde_json::to_value(message).map_err(|error| LmError::Template(format!("a message: {error}"))))
+        .collect()
 }
 
 fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {

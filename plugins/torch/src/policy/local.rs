@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{Completion, Follower, Means, Options, Policy, Request};
-use crate::lm::generate::{self, generate};
-use crate::lm::{self, CausalLm, Tokenizer};
+use crate::lm::generate::{self, Generator};
+use crate::lm::{self, Tokenizer};
 
-/// A model folder, loaded.
+/// A model folder, loaded; what was computed for one call is there for those that begin alike.
 pub struct LocalPolicy {
-    model: CausalLm,
+    generator: Generator,
     tokenizer: Tokenizer,
     num_threads: usize,
     generation_batch_size: usize,
@@ -22,8 +22,9 @@ impl LocalPolicy {
     /// # Errors
     /// It is not one, or a model that can't be computed.
     pub fn open(dir: &Path, means: &Means) -> Result<Self> {
+        let model = lm::load(dir, means.device, tch::Kind::Float)?;
         Ok(Self {
-            model: lm::load(dir, means.device, tch::Kind::Float)?,
+            generator: Generator::new(&model, means.num_threads, None)?,
             tokenizer: Tokenizer::load(dir)?,
             num_threads: means.num_threads,
             generation_batch_size: means.generation_batch_size,
@@ -69,7 +70,9 @@ impl Policy for LocalPolicy {
             read: vec![None; requests.len()],
             error: None,
         };
-        let generated = generate(&self.model, &self.tokenizer, &encoded, &options, &mut reader)?;
+        let generated = self
+            .generator
+            .generate(&self.tokenizer, &encoded, &options, &mut reader)?;
         if let Some(error) = reader.error {
             return Err(error.into());
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::pipelines::engine;
 
 #[path = "../support/http.rs"]
-mod http;
+pub mod http;
 use http::{Received, Reply, Server};
 
 const KEY: &str = "sk-0123456789-secret";

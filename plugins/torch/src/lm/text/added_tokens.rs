@@ -8,8 +8,8 @@ use crate::lm::chat::token_text;
 /// Adds the entries of `added_tokens_decoder`, in the order of their ids, and the special tokens that are no tokens yet.
 ///
 /// # Errors
-/// What is wrong with an entry: its id must be the one that the tokenizer gives to the token, because the model's
-/// embeddings are in that order.
+/// What is wrong with an entry: a new token's id must be the next one, because the model's embeddings are in that order. A
+/// token of `tokenizer.json` keeps the id that it has there, as in transformers.
 pub fn add(
     tokenizer: &mut tokenizers::Tokenizer,
     settings: &Value,
@@ -32,24 +32,32 @@ pub fn add(
     let is_special = |text: &str| special_tokens.values().any(|special| special.as_str() == Some(text));
     for (id, text, entry) in entries {
         let flag = |name: &str| entry.get(name).and_then(Value::as_bool).unwrap_or(false);
-        if tokenizer.token_to_id(text).is_none() {
-            let special = flag("special") || is_special(text);
-            let token = AddedToken::from(text, special)
-                .single_word(flag("single_word"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .normalized(flag("normalized"));
-            tokenizer.add_tokens([token]).map_err(|error| error.to_string())?;
+        if tokenizer.token_to_id(text).is_some() {
+            continue;
         }
+        let special = flag("special") || is_special(text);
+        let token = AddedToken::from(text, special)
+            .single_word(flag("single_word"))
+            .lstrip(flag("lstrip"))
+            .rstrip(flag("rstrip"))
+            .normalized(flag("normalized"));
+        tokenizer.add_tokens([token]).map_err(|error| error.to_string())?;
         let got = tokenizer.token_to_id(text);
         if got != Some(id) {
             return Err(format!(
-                "added_tokens_decoder gives {text:?} the id {id}, tokenizer.json gives it {}",
+                "added_tokens_decoder gives {text:?} the id {id}, but after the tokens of tokenizer.json it is {}",
                 got.map_or("none".to_owned(), |got| got.to_string())
             ));
         }
     }
-    for text in special_tokens.values().filter_map(Value::as_str) {
+    let lists = ["additional_special_tokens", "extra_special_tokens"].map(|name| settings.get(name));
+    let listed = lists
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(token_text);
+    for text in special_tokens.values().filter_map(Value::as_str).chain(listed) {
         if tokenizer.token_to_id(text).is_none() {
             let token = AddedToken::from(text, true);
             tokenizer

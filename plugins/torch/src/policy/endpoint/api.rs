@@ -171,8 +171,8 @@ struct Choice {
     text: Option<String>,
     message: Option<ChoiceMessage>,
     finish_reason: Option<String>,
-    /// Distinguishes a field that is null from one that is absent.
-    #[serde(default, deserialize_with = "some")]
+    /// What ended it, in vLLM's and in SGLang's words. A field that is null is not one that is absent.
+    #[serde(default, alias = "matched_stop", deserialize_with = "some")]
     stop_reason: Option<Value>,
     logprobs: Option<Logprobs>,
 }

@@ -6,13 +6,13 @@ use std::sync::{Condvar, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
-use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
 use super::EndpointError;
-use super::config::Limits;
+use super::config::{Limits, is_local};
 use super::secret::Secret;
 use crate::random;
 
@@ -113,16 +113,26 @@ impl Server {
     /// The key can't be sent, or there is no TLS.
     pub fn new(url: String, key: Option<Secret>, limits: &Limits, backoff: Backoff) -> Result<Self, EndpointError> {
         install_tls();
-        let http = Client::builder()
+        let unusable = |message: String| EndpointError::Unreachable {
+            url: url.clone(),
+            message,
+        };
+        let parsed = Url::parse(&url).map_err(|error| unusable(error.to_string()))?;
+        let mut builder = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(limits.timeout())
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(limits.max_concurrency)
-            .build()
-            .map_err(|error| EndpointError::Unreachable {
-                url: url.clone(),
-                message: chain(&error),
-            })?;
+            // Shorter than a server keeps a silent connection, which would be lost under a call otherwise.
+            .pool_idle_timeout(Duration::from_secs(4))
+            // A redirection would carry prompts, and perhaps the key, to somebody else.
+            .redirect(reqwest::redirect::Policy::none());
+        if is_local(&parsed) {
+            builder = builder.no_proxy();
+        }
+        if parsed.scheme() == "http" {
+            // Machines without certificates of authorities need none for this.
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(|error| unusable(chain(&error)))?;
         let server = Self {
             http,
             url,

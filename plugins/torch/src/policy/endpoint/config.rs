@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::EndpointError;
@@ -35,7 +36,8 @@ pub struct EndpointConfig {
 #[serde(rename_all = "lowercase")]
 pub enum Api {
     /// `/chat/completions`: the server writes the prompt. An answer that was begun is sent as the last message with
-    /// `continue_final_message`, which vLLM and SGLang have.
+    /// `continue_final_message`, which vLLM and SGLang have. Where the server's chat template trims messages, the
+    /// continuation begins with the white space that was trimmed, and a search by paragraphs needs `/completions`.
     Chat,
     /// `/completions`: the prompt is written here, by the chat template of the tokenizer beside `endpoint.json`.
     Completions,
@@ -116,6 +118,12 @@ impl EndpointConfig {
         }
     }
 
+    /// Returns whether a key would be sent where others can read it.
+    pub fn exposes_key(&self) -> bool {
+        let is_plain = |url: &String| Url::parse(url).is_ok_and(|url| url.scheme() == "http" && !is_local(&url));
+        self.api_key_env.is_some() && self.base_url.as_ref().is_some_and(is_plain)
+    }
+
     /// Returns the URL without a slash at its end.
     ///
     /// # Errors
@@ -163,7 +171,7 @@ fn variable(name: &str, setting: &str) -> Result<String, EndpointError> {
 }
 
 fn check_url(url: &str) -> Result<(), String> {
-    let parsed = reqwest::Url::parse(url).map_err(|error| format!("not a URL: {error}"))?;
+    let parsed = Url::parse(url).map_err(|error| format!("not a URL: {error}"))?;
     if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
         return Err("expected a URL that begins with http:// or https://".to_owned());
     }
@@ -174,6 +182,15 @@ fn check_url(url: &str) -> Result<(), String> {
         return Err("expected a URL without ? and #".to_owned());
     }
     Ok(())
+}
+
+/// Whether a URL leads to this machine.
+pub(super) fn is_local(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Files of a tokenizer, which write prompts for `/completions`.

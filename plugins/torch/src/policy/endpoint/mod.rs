@@ -241,14 +241,16 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Returns the next result.
+    /// Returns the next result. What came before the work was stopped is given first: it is paid for.
     ///
     /// # Errors
     /// The work was stopped.
     fn next(&self, is_stopped: fn() -> bool) -> Result<(usize, Outcome)> {
         loop {
             if is_stopped() {
-                return Err(LmError::Stopped.into());
+                self.calls.end();
+                let came = self.results.try_iter().find(|(_, outcome)| outcome.is_ok());
+                return came.ok_or_else(|| LmError::Stopped.into());
             }
             match self.results.recv_timeout(STOP_INTERVAL) {
                 Ok(result) => return Ok(result),

@@ -474,6 +474,8 @@ fn what_ended_a_completion_is_told_apart() {
         (json!({"finish_reason": "stop", "stop_reason": "\n"}), Finish::Stop),
         (json!({"finish_reason": "stop", "stop_reason": null}), Finish::Eos),
         (json!({"finish_reason": "stop", "stop_reason": 128_009}), Finish::Eos),
+        (json!({"finish_reason": "stop", "matched_stop": "\n"}), Finish::Stop),
+        (json!({"finish_reason": "stop", "matched_stop": 2}), Finish::Eos),
         (json!({"finish_reason": "stop"}), Finish::Stop),
     ] {
         let mut body = choice.clone();
@@ -515,6 +517,13 @@ fn settings_that_can_not_be_are_refused() {
         with_password.contains("api_key_env") && !with_password.contains("secret"),
         "{with_password}"
     );
+    let exposes = |url: &str, key: Option<&str>| {
+        let mut config = config(Api::Chat);
+        (config.base_url, config.api_key_env) = (Some(url.to_owned()), key.map(str::to_owned));
+        config.exposes_key()
+    };
+    assert!(exposes("http://example.org/v1", Some("KEY")) && !exposes("http://example.org/v1", None));
+    assert!(!exposes("https://example.org/v1", Some("KEY")) && !exposes("http://[::1]:8000/v1", Some("KEY")));
     // A key in the place of its name is not repeated.
     let key = set(&|c| c.api_key_env = Some(KEY.to_owned()));
     assert!(key.contains("api_key_env") && !key.contains(KEY), "{key}");

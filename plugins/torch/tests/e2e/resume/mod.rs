@@ -1,5 +1,6 @@
 //! Stages that are killed and started again: they continue, and end with the bytes of one that was never stopped.
 
+mod answers;
 mod damage;
 mod runs;
 pub mod stage;

@@ -247,7 +247,13 @@ impl Stage {
             let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             events.filter_map(|event| event["done"].as_u64()).any(|at| at >= done)
         };
-        let ended = self.signal_when(libc::SIGTERM, &is_time);
+        self.terminate_when(&is_time)
+    }
+
+    /// Sends SIGTERM when it is time.
+    #[track_caller]
+    pub fn terminate_when(&self, is_time: &dyn Fn() -> bool) -> Ended {
+        let ended = self.signal_when(libc::SIGTERM, is_time);
         assert_eq!(ended.status.code(), Some(143), "{}", ended.messages());
         ended
     }
