@@ -269,7 +269,7 @@ impl Trainer<'_> {
     }
 
     fn reference(&self) -> Option<Reference<'_>> {
-        (self.params.beta != 0.0).then(|| match &self.policy.reference {
+        (self.params.beta != 0.0).then_some(match &self.policy.reference {
             Some(model) => Reference::Model(model),
             None => Reference::WithoutAdapters,
         })

@@ -131,7 +131,11 @@ fn grpo_of_an_adapter_continues_in_the_middle_of_a_round() {
     let metrics = std::fs::read_to_string(stage.output("metrics")).expect("the metrics");
     let ratios: Vec<f64> = metrics
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["ratio"].as_f64().expect("a ratio"))
+        .map(|line| {
+            serde_json::from_str::<Value>(line).expect("JSON")["ratio"]
+                .as_f64()
+                .expect("a ratio")
+        })
         .collect();
     assert_eq!(ratios.len(), 14);
     assert!(ratios[2..6].iter().any(|ratio| (ratio - 1.0).abs() > 1e-6), "{metrics}");
