@@ -4,6 +4,7 @@
 //! their README files say how, and what tolerance each value has.
 
 mod commands;
+mod endpoint;
 mod fixtures;
 mod grpo_reference;
 mod lora_reference;
