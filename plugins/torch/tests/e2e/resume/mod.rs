@@ -91,6 +91,19 @@ fn fine_tuning_in_bf16_continues() {
 }
 
 #[test]
+fn fine_tuning_of_an_adapter_continues() {
+    let mut params = sft_params();
+    for (name, value) in [
+        ("use_peft", json!(true)),
+        ("lora_dropout", json!(0.1)),
+        ("bf16", json!(true)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().sft(params), &[9]);
+}
+
+#[test]
 fn grpo_continues() {
     let stage = Base::get().grpo(grpo_params(14));
     assert_continues(&stage, &[4]);
@@ -131,7 +144,11 @@ fn grpo_of_an_adapter_continues_in_the_middle_of_a_round() {
     let metrics = std::fs::read_to_string(stage.output("metrics")).expect("the metrics");
     let ratios: Vec<f64> = metrics
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["ratio"].as_f64().expect("a ratio"))
+        .map(|line| {
+            serde_json::from_str::<Value>(line).expect("JSON")["ratio"]
+                .as_f64()
+                .expect("a ratio")
+        })
         .collect();
     assert_eq!(ratios.len(), 14);
     assert!(ratios[2..6].iter().any(|ratio| (ratio - 1.0).abs() > 1e-6), "{metrics}");
