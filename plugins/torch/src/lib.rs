@@ -8,6 +8,7 @@ pub mod kinds;
 pub mod linearize;
 pub mod lm;
 pub mod partial;
+pub mod policy;
 pub mod random;
 pub mod report;
 pub mod rewrite;

@@ -27,6 +27,8 @@ enum Command {
     Generate(debug::generate::GenerateArgs),
     /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
     TrainStep(debug::train_step::TrainStepArgs),
+    /// Answers the lines of standard input as one conversation.
+    Chat(debug::chat::ChatArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
         Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
+        Command::Chat(args) => report(debug::chat::chat(&args)),
     }
 }
 

@@ -1,5 +1,6 @@
-//! A model folder by itself, one file for each command: JSON Lines in and out.
+//! A model folder by itself, one file for each command: JSON Lines in and out, or a conversation.
 
+pub mod chat;
 pub mod generate;
 pub mod score;
 pub mod train_step;

@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use rand::Rng;
 use serde::Deserialize;
 
-use super::sampling::{Rollout, sample_solutions};
+use super::sampling::{report_usage, sample_from_policy};
 use super::saver::{Saver, is_stop};
 use crate::formats::{Problem, ProblemScore, Sample, Scores, Tally, VERSION, read_jsonl, write_json, write_jsonl};
-use crate::lm::generate::Options;
+use crate::lm::device;
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, Tokenizer, device};
+use crate::policy::{self, Limits, Means, Options};
 use crate::random;
 use crate::verify;
 use crate::worker::Job;
@@ -44,8 +44,6 @@ pub fn run(job: &Job) -> Result<()> {
     let model_dir = job.input("model")?;
     device::set_num_threads(job.resources().cpu);
     let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let tokenizer = Tokenizer::load(&model_dir)?;
-    let model = lm::load(&model_dir, device, tch::Kind::Float)?;
     let mut problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
     if params.num_problems > 0 {
         problems.truncate(params.num_problems);
@@ -54,8 +52,15 @@ pub fn run(job: &Job) -> Result<()> {
         bail!("there are no problems to evaluate on");
     }
     let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = Saver::new(job, device, &settings)?.counting_batches();
+    let mut saver = Saver::keeping(job, device, &settings)?.counting_batches();
     saver.resume(|_, _, _| Ok(()));
+    let means = Means {
+        device,
+        num_threads: saver.num_threads(),
+        generation_batch_size: params.generation_batch_size,
+        limits: job.params::<Limits>()?,
+    };
+    let mut policy = policy::open(&model_dir, &means)?;
     let options = Options {
         max_new_tokens: params.max_completion_length,
         sampling: Sampling {
@@ -64,18 +69,12 @@ pub fn run(job: &Job) -> Result<()> {
             top_p: params.top_p,
             ..Sampling::PLAIN
         },
-        eos_token_ids: tokenizer.eos_token_ids.clone(),
         stop: Vec::new(),
-        max_batch_size: params.generation_batch_size,
-        num_threads: saver.num_threads(),
-        cache_memory: None,
     };
     let total = problems.len() * params.num_samples;
-    let problem_refs: Vec<&Problem> = problems.iter().collect();
-    let sampled = sample_solutions(
-        &model,
-        &tokenizer,
-        &problem_refs,
+    let sampled = sample_from_policy(
+        policy.as_mut(),
+        &problems,
         params.num_samples,
         &options,
         (params.seed, "eval"),
@@ -83,35 +82,33 @@ pub fn run(job: &Job) -> Result<()> {
             job.progress(done, total, "sample", &format!("{tokens} tokens"))
         }),
     );
-    let rollouts = match sampled {
+    let samples = match sampled {
         Err(error) if is_stop(&error) => return Err(saver.stopped(|_| Ok(()))),
         sampled => sampled?,
     };
     saver.generated()?;
-    let scores = score(&params, &problems, &rollouts);
+    report_usage(job, policy.as_ref());
+    let scores = score(&params, &problems, &samples);
     job.metric("pass@1", scores.pass_at_1, None);
     job.metric("backtracks", scores.mean_backtracks, None);
     job.metric("truncated", scores.truncated, None);
     write_json(&job.output("scores")?, &scores)?;
-    write_jsonl(
-        &job.output("samples")?,
-        rollouts.iter().flatten().map(|rollout| &rollout.sample),
-    )?;
+    write_jsonl(&job.output("samples")?, samples.iter().flatten())?;
     Ok(())
 }
 
-fn score(params: &Params, problems: &[Problem], rollouts: &[Vec<Rollout>]) -> Scores {
-    let samples: Vec<&Sample> = rollouts.iter().flatten().map(|rollout| &rollout.sample).collect();
+fn score(params: &Params, problems: &[Problem], lists: &[Vec<Sample>]) -> Scores {
+    let samples: Vec<&Sample> = lists.iter().flatten().collect();
     let count = samples.len().max(1) as f64;
     let mean = |value: &dyn Fn(&Sample) -> f64| samples.iter().map(|sample| value(sample)).sum::<f64>() / count;
     let per_problem: Vec<ProblemScore> = problems
         .iter()
-        .zip(rollouts)
+        .zip(lists)
         .map(|(problem, list)| ProblemScore {
             id: problem.id.clone(),
             num_samples: list.len(),
-            num_correct: list.iter().filter(|rollout| rollout.sample.correct).count(),
-            num_tokens: list.iter().map(|rollout| rollout.sample.num_tokens).sum(),
+            num_correct: list.iter().filter(|sample| sample.correct).count(),
+            num_tokens: list.iter().map(|sample| sample.num_tokens).sum(),
         })
         .collect();
     let rates: Vec<f64> = per_problem
@@ -143,7 +140,7 @@ fn score(params: &Params, problems: &[Problem], rollouts: &[Vec<Rollout>]) -> Sc
         pass_at_1: rates.iter().sum::<f64>() / rates.len() as f64,
         pass_at_1_ci95: bootstrap_interval(&rates, params.seed),
         pass_at_k: ks.clone().map(|k| (k, pass_at_k(&per_problem, k))).collect(),
-        maj_at_k: ks.map(|k| (k, maj_at_k(problems, rollouts, k))).collect(),
+        maj_at_k: ks.map(|k| (k, maj_at_k(problems, lists, k))).collect(),
         mean_tokens: mean(&|sample| sample.num_tokens as f64),
         mean_backtracks: mean(&|sample| sample.num_backtracks as f64),
         truncated: mean(&|sample| f64::from(sample.truncated)),
@@ -168,10 +165,10 @@ fn pass_at_k(problems: &[ProblemScore], k: usize) -> f64 {
 /// Returns the share of problems whose most frequent answer among the first `k` samples is correct.
 ///
 /// Ties go to the answer that came first; samples without an answer don't vote.
-fn maj_at_k(problems: &[Problem], rollouts: &[Vec<Rollout>], k: usize) -> f64 {
-    let correct = problems.iter().zip(rollouts).filter(|(problem, list)| {
+fn maj_at_k(problems: &[Problem], lists: &[Vec<Sample>], k: usize) -> f64 {
+    let correct = problems.iter().zip(lists).filter(|(problem, list)| {
         let mut votes: Vec<(&Sample, usize)> = Vec::new();
-        for sample in list.iter().take(k).map(|rollout| &rollout.sample) {
+        for sample in list.iter().take(k) {
             let Some(answer) = &sample.answer else { continue };
             let same = |other: &Sample| {
                 other

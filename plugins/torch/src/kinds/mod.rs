@@ -5,6 +5,7 @@ mod data_jsonl;
 mod eval;
 mod grpo;
 mod linearize;
+mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
 mod meter;
@@ -20,6 +21,7 @@ mod training;
 
 use anyhow::{Result, bail};
 
+use crate::policy;
 use crate::worker::Job;
 
 /// Runs the kind that the job asks for.
@@ -30,16 +32,23 @@ pub fn run(job: &Job) -> Result<()> {
     match job.kind() {
         "data.countdown" => data_countdown::run(job),
         "data.jsonl" => data_jsonl::run(job),
+        "lm.endpoint" => lm_endpoint::run(job),
         "lm.load" => lm_load::run(job),
         "lm.pretrain" => lm_pretrain::run(job),
         "astro.search" => search::run(job),
         "astro.linearize" => linearize::run(job),
         "astro.rewrite" => rewrite::run(job),
-        "astro.sft" => sft::run(job),
-        "astro.grpo" => grpo::run(job),
+        "astro.sft" => with_weights(job, sft::run),
+        "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
         "report.compare" => report_compare::run(job),
         "report.graph" => report_graph::run(job),
         other => bail!("this program has no kind {other:?}; plugin.yaml and the program disagree"),
     }
+}
+
+/// Runs a kind that trains the model it gets.
+fn with_weights(job: &Job, run: fn(&Job) -> Result<()>) -> Result<()> {
+    policy::require_weights(&job.input("model")?)?;
+    run(job)
 }

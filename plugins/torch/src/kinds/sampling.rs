@@ -6,8 +6,10 @@ use rand::Rng;
 use crate::formats::{Problem, Sample};
 use crate::lm::generate::{Completion, Finish, Follower, Options, Request, generate};
 use crate::lm::{CausalLm, Tokenizer};
+use crate::policy::{self, Policy};
 use crate::random;
 use crate::verify;
+use crate::worker::Job;
 
 /// A sampled solution with its tokens and its verdict.
 #[derive(Debug, Clone)]
@@ -34,10 +36,9 @@ pub fn sample_solutions(
         .iter()
         .enumerate()
         .map(|(idx, problem)| {
-            let mut rng = random::stream(seed, purpose, idx as u64);
             Ok(Request {
                 ids: tokenizer.encode_prompt(&problem.problem)?,
-                seeds: (0..num_samples).map(|_| rng.random()).collect(),
+                seeds: seeds(seed, purpose, idx, num_samples),
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -48,31 +49,84 @@ pub fn sample_solutions(
         .map(|(problem, list)| {
             list.into_iter()
                 .enumerate()
-                .map(|(sample_idx, completion)| judge(tokenizer, problem, sample_idx, completion))
+                .map(|(sample_idx, completion)| {
+                    let text = tokenizer.decode(&completion.ids, true)?;
+                    let sample = judge(problem, sample_idx, text, completion.ids.len(), completion.finish);
+                    Ok(Rollout { completion, sample })
+                })
                 .collect()
         })
         .collect()
 }
 
-fn judge(tokenizer: &Tokenizer, problem: &Problem, sample_idx: usize, completion: Completion) -> Result<Rollout> {
-    let text = tokenizer.decode(&completion.ids, true)?;
-    let truncated = completion.finish == Finish::Length;
+/// As [`sample_solutions`], from any policy: the texts and verdicts alone.
+///
+/// # Errors
+/// The policy's own, or the worker was asked to stop.
+pub fn sample_from_policy(
+    policy: &mut dyn Policy,
+    problems: &[Problem],
+    num_samples: usize,
+    options: &policy::Options,
+    (seed, purpose): (u64, &str),
+    follower: &mut dyn policy::Follower,
+) -> Result<Vec<Vec<Sample>>> {
+    let requests: Vec<policy::Request> = problems
+        .iter()
+        .enumerate()
+        .map(|(idx, problem)| policy::Request {
+            prompt: problem.problem.clone(),
+            partial: String::new(),
+            seeds: seeds(seed, purpose, idx, num_samples),
+        })
+        .collect();
+    let completions = policy.complete(&requests, options, follower)?;
+    let judged = |(problem, list): (&Problem, Vec<policy::Completion>)| {
+        let sample = |(sample_idx, completion): (usize, policy::Completion)| {
+            judge(
+                problem,
+                sample_idx,
+                completion.text,
+                completion.num_tokens,
+                completion.finish,
+            )
+        };
+        list.into_iter().enumerate().map(sample).collect()
+    };
+    Ok(problems.iter().zip(completions).map(judged).collect())
+}
+
+/// Reports what a server counted, where the policy is one.
+pub fn report_usage(job: &Job, policy: &dyn Policy) {
+    if let Some(usage) = policy.usage() {
+        job.metric("prompt_tokens", usage.prompt_tokens as f64, None);
+        job.metric("completion_tokens", usage.completion_tokens as f64, None);
+    }
+}
+
+/// The random seeds of a problem's samples.
+fn seeds(seed: u64, purpose: &str, problem_idx: usize, num_samples: usize) -> Vec<u64> {
+    let mut rng = random::stream(seed, purpose, problem_idx as u64);
+    (0..num_samples).map(|_| rng.random()).collect()
+}
+
+fn judge(problem: &Problem, sample_idx: usize, text: String, num_tokens: usize, finish: Finish) -> Sample {
+    let truncated = finish == Finish::Length;
     let verdict = verify::verify(problem, &text);
     // A truncated answer is wrong (ASTRO's reward), whatever its last words are.
     let correct = verdict.correct && !truncated;
     let failure = if truncated { Some("truncated") } else { verdict.failure };
-    let sample = Sample {
+    Sample {
         version: crate::formats::VERSION,
         problem_id: problem.id.clone(),
         sample_idx,
         prompt: problem.problem.clone(),
         completion: text,
-        num_tokens: completion.ids.len(),
+        num_tokens,
         answer: verdict.answer,
         correct,
         truncated,
         num_backtracks: verdict.num_backtracks,
         failure: (!correct).then(|| failure.unwrap_or("wrong_answer").to_owned()),
-    };
-    Ok(Rollout { completion, sample })
+    }
 }

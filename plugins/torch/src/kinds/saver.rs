@@ -15,12 +15,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::lm::LmError;
 use crate::lm::generate::{Completion, Follower};
 use crate::partial::{self, Checkpoint, Failures, Journal, Owner, Setup, Unusable};
+use crate::policy;
 use crate::stop;
 use crate::worker::Job;
 
@@ -42,8 +44,8 @@ struct SaveParams {
 /// on a slow disk must not spend its time on saving.
 const SHARE: u32 = 20;
 
-/// What an attempt goes on from, and the way to save for the next one.
-pub struct Saver<'a> {
+/// What an attempt goes on from, and the way to save for the next one; generations give completions `C`.
+pub struct Saver<'a, C = Completion> {
     job: &'a Job,
     /// The partial folder, ours while it is open; without it nothing is read or written.
     folder: Option<File>,
@@ -60,8 +62,8 @@ pub struct Saver<'a> {
     cost: Duration,
     journal: Option<Journal>,
     /// Batches that are in no journal yet.
-    unsaved: Vec<Batch>,
-    recalled: HashMap<(u64, usize), Vec<Completion>>,
+    unsaved: Vec<Batch<C>>,
+    recalled: HashMap<(u64, usize), Vec<C>>,
     /// The last save failed; that is said once.
     is_broken: bool,
     /// `save_steps` counts generated batches: the kind has no steps.
@@ -71,16 +73,23 @@ pub struct Saver<'a> {
 
 /// A finished batch of a generation.
 #[derive(Debug, Serialize, Deserialize)]
-struct Batch {
+struct Batch<C> {
     /// Which generation of the kind it belongs to.
     call: u64,
     /// Index of each request, and its completions.
-    items: Vec<(usize, Vec<Completion>)>,
+    items: Vec<(usize, Vec<C>)>,
 }
 
 impl<'a> Saver<'a> {
     /// `settings` are the parameters that change the result by rounding only.
     pub fn new(job: &'a Job, device: Device, settings: &[(&str, usize)]) -> Result<Self> {
+        Self::keeping(job, device, settings)
+    }
+}
+
+impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
+    /// As [`Saver::new`], for completions of any type.
+    pub fn keeping(job: &'a Job, device: Device, settings: &[(&str, usize)]) -> Result<Self> {
         let params = job.params()?;
         let device = if device == Device::Cpu { "cpu" } else { "cuda" };
         // From here on there is something to save.
@@ -228,7 +237,7 @@ impl<'a> Saver<'a> {
     /// Takes what the journal since the newest checkpoint holds.
     fn open_journal(&mut self) {
         let (step, digest) = &self.base;
-        let (journal, content) = match Journal::open::<Batch>(self.job.partial(), &self.owner, *step, digest) {
+        let (journal, content) = match Journal::open::<Batch<C>>(self.job.partial(), &self.owner, *step, digest) {
             Ok(Some(opened)) => opened,
             Ok(None) | Err(Unusable::Unfinished) => return,
             Err(error) => {
@@ -312,7 +321,7 @@ impl<'a> Saver<'a> {
     }
 
     /// Follows the generation that has the number `call` within the kind.
-    pub fn follow<F: FnMut(usize, usize)>(&mut self, call: u64, on_progress: F) -> Following<'_, 'a, F> {
+    pub fn follow<F: FnMut(usize, usize)>(&mut self, call: u64, on_progress: F) -> Following<'_, 'a, F, C> {
         Following {
             saver: self,
             call,
@@ -386,7 +395,7 @@ impl<'a> Saver<'a> {
     }
 }
 
-impl Drop for Saver<'_> {
+impl<C> Drop for Saver<'_, C> {
     /// A kind that ends before its long part is over, and was not stopped, has failed or panicked.
     fn drop(&mut self) {
         let is_something_saved = !self.base.1.is_empty() || self.journal.is_some();
@@ -400,18 +409,18 @@ impl Drop for Saver<'_> {
 }
 
 /// Keeps the batches of one generation.
-pub struct Following<'s, 'a, F> {
-    saver: &'s mut Saver<'a>,
+pub struct Following<'s, 'a, F, C = Completion> {
+    saver: &'s mut Saver<'a, C>,
     call: u64,
     on_progress: F,
 }
 
-impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
-    fn recall(&mut self, request_idx: usize) -> Option<Vec<Completion>> {
+impl<F: FnMut(usize, usize), C: Serialize + DeserializeOwned + Clone> Following<'_, '_, F, C> {
+    fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
         self.saver.recalled.remove(&(self.call, request_idx))
     }
 
-    fn finished(&mut self, batch: &[usize], completions: &[Vec<Completion>]) {
+    fn keep(&mut self, batch: &[usize], completions: &[Vec<C>]) {
         let items = batch.iter().copied().zip(completions.iter().cloned()).collect();
         self.saver.unsaved.push(Batch { call: self.call, items });
         let saver = &mut *self.saver;
@@ -419,6 +428,30 @@ impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
         if saver.is_time(Duration::ZERO) || (by_steps && saver.unsaved.len() >= saver.params.save_steps) {
             saver.write_journal();
         }
+    }
+}
+
+impl<F: FnMut(usize, usize)> Follower for Following<'_, '_, F> {
+    fn recall(&mut self, request_idx: usize) -> Option<Vec<Completion>> {
+        Following::recall(self, request_idx)
+    }
+
+    fn finished(&mut self, batch: &[usize], completions: &[Vec<Completion>]) {
+        self.keep(batch, completions);
+    }
+
+    fn progress(&mut self, num_done: usize, num_tokens: usize) {
+        (self.on_progress)(num_done, num_tokens);
+    }
+}
+
+impl<F: FnMut(usize, usize)> policy::Follower for Following<'_, '_, F, policy::Completion> {
+    fn recall(&mut self, request_idx: usize) -> Option<Vec<policy::Completion>> {
+        Following::recall(self, request_idx)
+    }
+
+    fn finished(&mut self, requests: &[usize], completions: &[Vec<policy::Completion>]) {
+        self.keep(requests, completions);
     }
 
     fn progress(&mut self, num_done: usize, num_tokens: usize) {

@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::saver::{Saver, is_stop};
+use super::sampling::report_usage;
+use super::saver::{self, is_stop};
 use crate::formats::{Problem, read_json, read_jsonl, write_json, write_jsonl};
-use crate::lm::generate::{Completion, Finish, Options, Request, generate};
+use crate::lm::device;
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::policy::{self, Completion, Finish, Limits, Means, Options, Request};
 use crate::random;
 use crate::search::{
     Candidate, Observer, Policy, Prior, Progress, Rollout, SavedSearch, SavedTree, SearchConfig, State, StopWhen,
@@ -22,6 +23,8 @@ use crate::search::{
 };
 use crate::verify::{self, Wording};
 use crate::worker::Job;
+
+type Saver<'a> = saver::Saver<'a, Completion>;
 
 #[derive(Debug, Deserialize)]
 struct Params {
@@ -72,14 +75,19 @@ pub fn run(job: &Job) -> Result<()> {
         stop_when: params.stop_when,
     };
     let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = Saver::new(job, device, &settings)?;
+    let mut saver = Saver::keeping(job, device, &settings)?;
     let saved = saver.resume(|folder, step, _| read(folder, step, problems.len()));
     let (saved, num_calls) = saved.unzip();
     let num_calls = Cell::new(num_calls.unwrap_or(0));
+    let means = Means {
+        device,
+        num_threads: saver.num_threads(),
+        generation_batch_size: params.generation_batch_size,
+        limits: job.params::<Limits>()?,
+    };
     let saver = RefCell::new(saver);
-    let mut policy = LmPolicy {
-        model: lm::load(&model_dir, device, tch::Kind::Float)?,
-        tokenizer: Tokenizer::load(&model_dir)?,
+    let mut policy = Player {
+        policy: policy::open(&model_dir, &means)?,
         saver: &saver,
         num_calls: &num_calls,
         params,
@@ -93,6 +101,7 @@ pub fn run(job: &Job) -> Result<()> {
     };
     job.progress(saver.borrow().step(), config.num_simulations as usize, "simulation", "");
     let trees = search(&problems, &config, &mut policy, saved, &mut keeper)?;
+    report_usage(job, policy.policy.as_ref());
     saver.into_inner().finish();
     let num_solved = trees
         .iter()
@@ -180,17 +189,16 @@ fn read(folder: &Path, step: usize, num_problems: usize) -> Result<(SavedSearch,
     Ok((search, counts.num_calls))
 }
 
-/// A language model that proposes steps by sampling up to the next separator.
-struct LmPolicy<'a, 'j> {
-    model: CausalLm,
-    tokenizer: Tokenizer,
+/// A policy that proposes steps by sampling up to the next separator.
+struct Player<'a, 'j> {
+    policy: Box<dyn policy::Policy>,
     saver: &'a RefCell<Saver<'j>>,
     /// Calls so far: each draws from random streams of its own.
     num_calls: &'a Cell<u64>,
     params: Params,
 }
 
-impl LmPolicy<'_, '_> {
+impl Player<'_, '_> {
     /// Samples `count` continuations of each state.
     fn sample(
         &mut self,
@@ -202,18 +210,15 @@ impl LmPolicy<'_, '_> {
         let call = self.num_calls.get();
         self.num_calls.set(call + 1);
         let purpose = format!("search call {call}");
-        let mut saver = self.saver.borrow_mut();
-        let requests = states
-            .iter()
-            .enumerate()
-            .map(|(idx, state)| {
-                let mut rng = random::stream(self.params.seed, &purpose, idx as u64);
-                Ok(Request {
-                    ids: self.encode(state)?,
-                    seeds: (0..count).map(|_| rng.random()).collect(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let request = |(idx, state): (usize, &State<'_>)| {
+            let mut rng = random::stream(self.params.seed, &purpose, idx as u64);
+            Request {
+                prompt: state.problem.problem.clone(),
+                partial: partial(state),
+                seeds: (0..count).map(|_| rng.random()).collect(),
+            }
+        };
+        let requests: Vec<Request> = states.iter().enumerate().map(request).collect();
         let options = Options {
             max_new_tokens,
             sampling: Sampling {
@@ -222,39 +227,27 @@ impl LmPolicy<'_, '_> {
                 top_p: self.params.top_p,
                 ..Sampling::PLAIN
             },
-            eos_token_ids: self.tokenizer.eos_token_ids.clone(),
             stop,
-            max_batch_size: self.params.generation_batch_size,
-            num_threads: saver.num_threads(),
-            cache_memory: None,
         };
-        let mut follower = saver.follow(call, |_, _| ());
-        Ok(generate(
-            &self.model,
-            &self.tokenizer,
-            &requests,
-            &options,
-            &mut follower,
-        )?)
+        let mut saver = self.saver.borrow_mut();
+        self.policy
+            .complete(&requests, &options, &mut saver.follow(call, |_, _| ()))
     }
+}
 
-    /// The prompt of the problem with the steps so far as the beginning of the answer.
-    fn encode(&self, state: &State<'_>) -> Result<Vec<i64>> {
-        let mut ids = self.tokenizer.encode_prompt(&state.problem.problem)?;
-        if !state.steps.is_empty() {
-            let mut text = verify::join_steps(state.problem.verifier, &state.steps);
-            text.push_str(&separator(state));
-            ids.extend(self.tokenizer.encode(&text, false)?);
-        }
-        Ok(ids)
+/// The steps so far as the beginning of the answer.
+fn partial(state: &State<'_>) -> String {
+    if state.steps.is_empty() {
+        return String::new();
     }
+    verify::join_steps(state.problem.verifier, &state.steps) + &separator(state)
 }
 
 fn separator(state: &State<'_>) -> String {
     Wording::of(state.problem.verifier).separator
 }
 
-impl Policy for LmPolicy<'_, '_> {
+impl Policy for Player<'_, '_> {
     fn propose(&mut self, states: &[State<'_>], k: usize) -> Result<Vec<Vec<Candidate>>> {
         // All problems of a set share a verifier; a mixed one is stopped at the first separator of any.
         let mut stops: Vec<String> = states
@@ -267,8 +260,8 @@ impl Policy for LmPolicy<'_, '_> {
         completions
             .into_iter()
             .map(|list| {
-                list.into_iter()
-                    .map(|completion| self.candidate(&completion, &stops))
+                list.iter()
+                    .map(|completion| self.candidate(completion, &stops))
                     .collect()
             })
             .collect()
@@ -276,35 +269,39 @@ impl Policy for LmPolicy<'_, '_> {
 
     fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
         let completions = self.sample(states, m, self.params.max_completion_length, Vec::new())?;
-        completions
+        let rollout = |completion: Completion| Rollout {
+            text: completion.text,
+            num_tokens: completion.num_tokens,
+        };
+        Ok(completions
             .into_iter()
-            .map(|list| {
-                list.into_iter()
-                    .map(|completion| {
-                        let text = self.tokenizer.decode(&completion.ids, true)?;
-                        Ok(Rollout {
-                            text,
-                            num_tokens: completion.ids.len(),
-                        })
-                    })
-                    .collect()
-            })
-            .collect()
+            .map(|list| list.into_iter().map(rollout).collect())
+            .collect())
     }
 }
 
-impl LmPolicy<'_, '_> {
+impl Player<'_, '_> {
+    /// # Errors
+    /// The prior needs a probability, and the server told none.
     fn candidate(&self, completion: &Completion, stops: &[String]) -> Result<Candidate> {
-        let text = self.tokenizer.decode(&completion.ids, true)?;
+        let text = &completion.text;
         let end = stops
             .iter()
             .filter_map(|stop| text.find(stop.as_str()))
             .min()
             .unwrap_or(text.len());
+        let sum_logprob = match (completion.sum_logprob, self.params.prior) {
+            (Some(sum), _) => sum,
+            (None, Prior::Uniform) => 0.0,
+            (None, _) => bail!(
+                "the server gives no log-probabilities, which the prior of a step is made from; set prior: uniform, or \
+                 logprobs: true where the server has them"
+            ),
+        };
         Ok(Candidate {
             text: text[..end].trim().to_owned(),
-            sum_logprob: completion.logprobs.iter().map(|&logprob| f64::from(logprob)).sum(),
-            num_tokens: completion.ids.len(),
+            sum_logprob,
+            num_tokens: completion.num_tokens,
             ended: completion.finish == Finish::Eos,
         })
     }

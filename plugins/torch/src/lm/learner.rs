@@ -10,9 +10,9 @@ use super::optimizer::{AdamW, AdamwSettings};
 use super::{CausalLm, LmError, device, shim};
 use crate::stop;
 
-/// Models with more parameters are computed one micro-batch at a time, by all threads together: the gradients of each
-/// replica would cost more memory than the threads gain.
-const MAX_REPLICATED_PARAMETERS: usize = 20_000_000;
+/// Models with more parameters, frozen ones counted, are computed one micro-batch at a time, by all threads together: each
+/// replica holds gradients and the activations of a micro-batch of its own, and large matrix products gain nothing from it.
+const MAX_REPLICATED_PARAMETERS: i64 = 20_000_000;
 
 /// A model and what changes it.
 pub struct Learner {
@@ -56,8 +56,7 @@ impl Learner {
         } else {
             model.to_kind(compute_kind)
         };
-        let num_trained: usize = masters.iter().map(Tensor::numel).sum();
-        let replicate = model.device() == tch::Device::Cpu && num_trained <= MAX_REPLICATED_PARAMETERS;
+        let replicate = model.device() == tch::Device::Cpu && model.num_parameters() <= MAX_REPLICATED_PARAMETERS;
         let count = if replicate { num_threads.max(1) } else { 1 };
         Self {
             replicas: (0..count).map(|_| Replica::new(&computed)).collect(),

@@ -19,6 +19,7 @@ pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
 mod shim;
+pub mod text;
 pub mod tokenizer;
 pub mod train;
 

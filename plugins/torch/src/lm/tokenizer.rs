@@ -1,4 +1,8 @@
-//! Text to token ids and back, as the tokenizer files of a model folder say.
+//! Text to token ids and back, and the tokenizers that are made here.
+//!
+//! As transformers reads a folder: `tokenizer.json` computes, `tokenizer_config.json` adds tokens and names the special
+//! ones. Whether a begin or end token is added is the post-processor's decision alone; `add_bos_token` and
+//! `add_eos_token` beside a `tokenizer.json` change nothing (transformers 5, `_from_pretrained`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,8 +10,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::LmError;
-use super::chat::{ChatTemplate, special_token};
+use super::chat::{ChatOptions, ChatTemplate, token_text};
 use super::config::ids;
+use super::text::added_tokens;
 use crate::formats::Message;
 
 /// A tokenizer with its chat template and the tokens that end a text.
@@ -17,6 +22,8 @@ pub struct Tokenizer {
     /// Any of these ends a generation.
     pub eos_token_ids: Vec<i64>,
     pub pad_token_id: i64,
+    /// Whether decoded text loses the spaces before punctuation.
+    clean_up_tokenization_spaces: bool,
 }
 
 /// The words of a new word-level tokenizer.
@@ -39,33 +46,42 @@ impl Tokenizer {
     /// `tokenizer.json` is missing or broken, or the chat template is not a template.
     pub fn load(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| LmError::Io {
+        let bytes = std::fs::read(&path).map_err(|source| missing(dir, &path, source))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LmError::Invalid {
             path: path.clone(),
-            source,
-        })?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LmError::Invalid {
-            path,
-            message: error.to_string(),
+            message: format!("not a tokenizer: {error}"),
         })?;
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
         let generation = read_json(&dir.join("generation_config.json"))?;
         let config = read_json(&dir.join("config.json"))?;
-        let special = |name: &str| special_token(&settings, name).and_then(|text| inner.token_to_id(&text));
+        // What a training run once set; a text is encoded whole and alone here.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| LmError::Invalid {
+            path: path.clone(),
+            message: error.to_string(),
+        })?;
+        let special_tokens = special_tokens(&settings, &read_json(&dir.join("special_tokens_map.json"))?);
+        added_tokens::add(&mut inner, &settings, &special_tokens).map_err(|message| LmError::Invalid {
+            path: dir.join("tokenizer_config.json"),
+            message,
+        })?;
+        let special = |name: &str| inner.token_to_id(special_tokens.get(name)?.as_str()?).map(i64::from);
         let mut eos_token_ids = ids(generation.get("eos_token_id").or_else(|| config.get("eos_token_id")));
         if eos_token_ids.is_empty() {
-            eos_token_ids.extend(special("eos_token").map(i64::from));
+            eos_token_ids.extend(special("eos_token"));
         }
         let pad_token_id = special("pad_token")
-            .map(i64::from)
             .or_else(|| config.get("pad_token_id").and_then(Value::as_i64))
             .or_else(|| eos_token_ids.first().copied())
             .unwrap_or(0);
-        let chat_template = ChatTemplate::find(dir, &settings)?;
+        let clean_up_tokenization_spaces = cleans_up(&inner, &settings);
+        let chat_template = ChatTemplate::find(dir, &settings, special_tokens)?;
         Ok(Self {
             inner,
             chat_template,
             eos_token_ids,
             pad_token_id,
+            clean_up_tokenization_spaces,
         })
     }
 
@@ -76,20 +92,42 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<i64>, LmError> {
         let encoding = self
             .inner
-            .encode(text, add_special_tokens)
-            .map_err(|error| LmError::Tokenizer(format!("can't encode {:?}: {error}", shorten(text))))?;
+            .encode_fast(text, add_special_tokens)
+            .map_err(|error| cannot_encode(text, &error))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
-    /// Returns the text of token ids.
+    /// Returns the text of token ids, as transformers' `decode`.
     ///
     /// # Errors
     /// The decoder fails.
     pub fn decode(&self, ids: &[i64], skip_special_tokens: bool) -> Result<String, LmError> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        self.inner
+        let text = self
+            .inner
             .decode(&ids, skip_special_tokens)
-            .map_err(|error| LmError::Tokenizer(error.to_string()))
+            .map_err(|error| LmError::Tokenizer(error.to_string()))?;
+        Ok(if self.clean_up_tokenization_spaces {
+            clean_up(text)
+        } else {
+            text
+        })
+    }
+
+    /// Returns what a token means for the text of those before and after it.
+    pub(super) fn role_in_stream(&self, id: i64, skip_special_tokens: bool) -> StreamRole {
+        let Some(token) = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)) else {
+            return StreamRole::Silent;
+        };
+        if skip_special_tokens && self.inner.get_added_vocabulary().is_special_token(&token) {
+            return StreamRole::Silent;
+        }
+        // `<0xE2>`, a byte of a character that the vocabulary lacks.
+        let is_byte = token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+        match self.clean_up_tokenization_spaces || is_byte {
+            true => StreamRole::Open,
+            false => StreamRole::Closed,
+        }
     }
 
     /// Returns the prompt of a conversation: its messages in the model's own chat format.
@@ -97,11 +135,37 @@ impl Tokenizer {
     /// # Errors
     /// The model has no chat template, or it refuses the messages.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, LmError> {
-        let template = self
-            .chat_template
-            .as_ref()
-            .ok_or_else(|| LmError::Template("the model folder has none; an instruct model is needed".to_owned()))?;
-        template.render(messages, add_generation_prompt)
+        let options = ChatOptions::generation_prompt(add_generation_prompt);
+        self.render_conversation(&as_json(messages), &options)
+    }
+
+    /// Returns the text of a conversation whose messages may have more than a role and a content (`tool_calls`,
+    /// `reasoning_content`).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render_chat`].
+    pub fn render_conversation(&self, messages: &[Value], options: &ChatOptions) -> Result<String, LmError> {
+        Ok(self.chat_template()?.render(messages, options)?.text)
+    }
+
+    /// Returns the token ids of a conversation, and for each whether the assistant wrote it: what a model is trained on.
+    ///
+    /// A token that lies across the end of an assistant's turn counts as the assistant's. See
+    /// [`ChatTemplate::render_with_turns`] for what a turn is.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render_chat`] and [`Tokenizer::encode`], or the template does not tell where the turns are.
+    pub fn encode_chat(&self, messages: &[Value], options: &ChatOptions) -> Result<(Vec<i64>, Vec<bool>), LmError> {
+        let (text, turns) = self.chat_template()?.render_with_turns(messages, options)?;
+        // The template writes the special tokens itself.
+        let encoding = self
+            .inner
+            .encode(text.as_str(), false)
+            .map_err(|error| cannot_encode(&text, &error))?;
+        let is_assistant =
+            |&(start, end): &(usize, usize)| turns.iter().any(|turn| start < turn.end && turn.start < end);
+        let mask = encoding.get_offsets().iter().map(is_assistant).collect();
+        Ok((encoding.get_ids().iter().map(|&id| i64::from(id)).collect(), mask))
     }
 
     /// Returns the token ids with which a model is asked for the answer to one user message.
@@ -109,17 +173,129 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::render_chat`] and [`Tokenizer::encode`].
     pub fn encode_prompt(&self, content: &str) -> Result<Vec<i64>, LmError> {
+        self.encode(&self.render_prompt(content)?, false)
+    }
+
+    /// Returns the text with which a model is asked for the answer to one user message. It has all special tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render_chat`].
+    pub fn render_prompt(&self, content: &str) -> Result<String, LmError> {
         let message = Message {
             role: "user".to_owned(),
             content: content.to_owned(),
         };
-        // The template writes the special tokens itself.
-        self.encode(&self.render_chat(&[message], true)?, false)
+        self.render_chat(&[message], true)
     }
 
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+
+    fn chat_template(&self) -> Result<&ChatTemplate, LmError> {
+        self.chat_template
+            .as_ref()
+            .ok_or_else(|| LmError::Template("the model folder has none; an instruct model is needed".to_owned()))
+    }
+}
+
+/// What a token means for a text that comes token by token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamRole {
+    /// It has no text at all.
+    Silent,
+    /// The next token may change its text: bytes are read together, and so is what is cleaned up at the end.
+    Open,
+    Closed,
+}
+
+fn as_json(messages: &[Message]) -> Vec<Value> {
+    let message = |message: &Message| json!({"role": message.role, "content": message.content});
+    messages.iter().map(message).collect()
+}
+
+fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
+    let other = [
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "vocab.json",
+    ]
+    .into_iter()
+    .find(|name| source.kind() == std::io::ErrorKind::NotFound && dir.join(name).exists());
+    match other {
+        Some(name) => LmError::Invalid {
+            path: path.to_owned(),
+            message: format!(
+                "missing; the folder has {name}, which transformers converts: \
+                 AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            ),
+        },
+        None => LmError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+fn cannot_encode(text: &str, error: &tokenizers::Error) -> LmError {
+    LmError::Tokenizer(format!("can't encode {:?}: {error}", shorten(text)))
+}
+
+/// The tokens that a chat template may name: those of `tokenizer_config.json`, and of the older `special_tokens_map.json`.
+fn special_tokens(settings: &Value, map: &Value) -> Map<String, Value> {
+    const NAMES: [&str; 7] = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+        "mask_token",
+    ];
+    let mut tokens = Map::new();
+    for name in NAMES {
+        if let Some(text) = [settings, map].iter().find_map(|file| token_text(file.get(name)?)) {
+            tokens.insert(name.to_owned(), text.into());
+        }
+    }
+    // Tokens of one model, such as `image_token`.
+    for (name, value) in settings
+        .get("extra_special_tokens")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        tokens.extend(token_text(value).map(|text| (name.clone(), text.into())));
+    }
+    tokens
+}
+
+/// Whether transformers cleans up what this tokenizer decodes: never after a BPE, whose spaces are the text's own, unless
+/// the folder insists (`TokenizersBackend._decode`).
+fn cleans_up(inner: &tokenizers::Tokenizer, settings: &Value) -> bool {
+    let is_set = |name: &str| settings.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let is_bpe = matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
+    is_set("clean_up_tokenization_spaces")
+        && (!is_bpe || is_set("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"))
+}
+
+/// `PreTrainedTokenizerBase.clean_up_tokenization`.
+fn clean_up(text: String) -> String {
+    const REPLACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACED.iter().fold(text, |text, (from, to)| text.replace(from, to))
 }
 
 impl WordLevel {

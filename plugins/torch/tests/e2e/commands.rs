@@ -377,3 +377,64 @@ fn replace(path: &Path, from: &str, to: &str) {
     assert!(text.contains(from), "{} has no {from}", path.display());
     std::fs::write(path, text.replace(from, to)).expect("it is written");
 }
+
+/// Runs `chat` with these lines on standard input.
+fn chat(model: &Path, options: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
+        .args(["chat", "--device", "cpu", "--model"])
+        .arg(model)
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // A program that refuses its options ends without reading.
+    let _ = child.stdin.take().expect("piped").write_all(lines.as_bytes());
+    child.wait_with_output().expect("the program ends")
+}
+
+#[test]
+fn chat_answers_each_line_with_the_ones_before_in_mind() {
+    let options = ["--temperature", "0", "--max-new-tokens", "6", "--system", "Be brief."];
+    let model = model_dir("qwen3-qknorm");
+    let text = |lines: &str| {
+        let output = chat(&model, &options, lines);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let (one, two) = (text("Hello\n"), text("Hello\n\n  What is 2?  \n"));
+    assert!(
+        one.ends_with('\n') && two.starts_with(&one) && two.len() > one.len(),
+        "{one:?} {two:?}"
+    );
+    assert_eq!(text(""), "");
+    // The same as the conversation written out.
+    let tokenizer = volvelle_torch::lm::Tokenizer::load(&model).expect("a tokenizer");
+    let messages = [
+        json!({"role": "system", "content": "Be brief."}),
+        json!({"role": "user", "content": "Hello"}),
+    ];
+    let chat_options = volvelle_torch::lm::chat::ChatOptions::generation_prompt(true);
+    let prompt = tokenizer
+        .render_conversation(&messages, &chat_options)
+        .expect("it renders");
+    let ids = tokenizer.encode(&prompt, false).expect("it encodes");
+    let generated = lines_of(&volvelle_torch(
+        "generate",
+        &model,
+        &["--greedy", "--max-new-tokens", "6"],
+        &[json!({"input_ids": ids})],
+    ));
+    assert_eq!(generated[0]["text"].as_str().map(|text| format!("{text}\n")), Some(one));
+}
+
+#[test]
+fn chat_says_what_is_wrong() {
+    let model = model_dir("qwen3-qknorm");
+    let error = error_of(&chat(&model, &["--top-p", "2"], "Hello\n"));
+    assert!(error.contains("--top-p is 2"), "{error}");
+    let long = format!("{}\n", "word ".repeat(3000));
+    let error = error_of(&chat(&model, &[], &long));
+    assert!(error.contains("the model's context is"), "{error}");
+}

@@ -4,6 +4,7 @@
 //! their README files say how, and what tolerance each value has.
 
 mod commands;
+mod endpoint;
 mod fixtures;
 mod grpo_reference;
 mod lora_reference;
@@ -11,3 +12,4 @@ mod pipelines;
 mod reference;
 mod resume;
 mod sft_reference;
+mod training;

@@ -170,6 +170,27 @@ fn gradients_through_logprobs_with_a_temperature_and_a_loss_that_is_not_linear()
     }
 }
 
+#[test]
+fn a_batch_without_labels_has_no_gradient() {
+    let model = load("smollm-tied", Kind::Float).trainable_alias();
+    let example = Example {
+        ids: vec![1, 2, 3],
+        labels: vec![1, -100, -100],
+    };
+    let batch = Batch::new(&[&example], Device::Cpu);
+    assert_eq!(score(&model, &batch, 1.0, 1000).expect("scores").size(), [0]);
+    for compute in ways() {
+        let mut attend = batch.attend();
+        backward_through_logprobs(&model, &batch, &mut attend, 1.0, &compute, |logprobs| {
+            Ok((logprobs.sum(Kind::Float), ()))
+        })
+        .expect("a pass");
+    }
+    for (name, grad) in gradients(&model) {
+        assert!(!grad.defined() || grad.norm().double_value(&[]) == 0.0, "{name}");
+    }
+}
+
 /// bf16 has 8 bits: the masters must follow the f32 run from afar, and not be rounded themselves.
 #[test]
 fn bf16_follows_f32_and_keeps_f32_masters() {

@@ -17,15 +17,12 @@ use serde::Deserialize;
 use tch::Kind;
 
 use self::trainer::{Policy, Trainer};
-use super::training::TrainingParams;
+use super::training::{TrainingParams, save_trained};
 use crate::formats::{Problem, read_jsonl, write_jsonl};
 use crate::lm::grpo::{ImportanceSamplingLevel, LossSettings, LossType, ScaleRewards};
-use crate::lm::lora::{self, LoraParams};
+use crate::lm::lora::LoraParams;
 use crate::lm::{self, Tokenizer};
 use crate::worker::Job;
-
-/// The folder of the trained adapter within the output `model`.
-const ADAPTER: &str = "adapter";
 
 /// What GRPO adds to [`TrainingParams`] and [`LoraParams`]; names are TRL's where it has them.
 #[derive(Debug, Clone, Deserialize)]
@@ -125,14 +122,12 @@ pub fn run(job: &Job) -> Result<()> {
         problems,
     };
     let state = trainer.train(saver)?;
-    let (out, model) = (job.output("model")?, &trainer.policy.model);
-    match &adapter {
-        Some(config) => {
-            lm::save(&lora::merge(model), &out, &model_dir)?;
-            lora::save(model, config, &out.join(ADAPTER))?;
-        }
-        None => lm::save(model, &out, &model_dir)?,
-    }
+    save_trained(
+        &trainer.policy.model,
+        adapter.as_ref(),
+        &job.output("model")?,
+        &model_dir,
+    )?;
     write_jsonl(&job.output("metrics")?, state.training.metrics)?;
     write_jsonl(&job.output("samples")?, state.samples)?;
     Ok(())

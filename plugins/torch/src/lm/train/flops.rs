@@ -44,3 +44,34 @@ impl Flops {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::lm::config::{Config, NewModel};
+
+    #[test]
+    fn counts_as_by_hand() {
+        let shape = |tie_word_embeddings| NewModel {
+            hidden_size: 8,
+            intermediate_size: 16,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            max_position_embeddings: 32,
+            rope_theta: 10_000.0,
+            tie_word_embeddings,
+            initializer_range: 0.2,
+        };
+        // Queries and output 8x8, keys and values 8x4, and three times 8x16, in each layer; 10x8 for the logits.
+        let per_token = 3 * (2 * 64 + 2 * 32 + 3 * 128) + 80;
+        for tied in [true, false] {
+            let config = Config::new(&shape(tied), 10, 1, 0).unwrap();
+            let flops = Flops::of(&CausalLm::random(config, 0, Device::Cpu).unwrap());
+            let expected = 6 * per_token * (5 + 7) + 6 * 8 * 3 * (25 + 49);
+            assert_eq!(flops.of_step(&[5, 7]), f64::from(expected));
+        }
+    }
+}

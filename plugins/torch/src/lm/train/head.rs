@@ -15,7 +15,7 @@ use crate::lm::{CausalLm, LmError, shim};
 /// thousand goes 7 % faster with 512 rows than with 128), and little beside the activations of a model of that vocabulary.
 pub const LOGITS_BYTES: usize = 128 << 20;
 
-const ROW_BLOCK: usize = 64;
+const ROW_BLOCK: i64 = 64;
 
 /// The output matrix and what is asked of it.
 pub struct Head<'a> {
@@ -40,19 +40,11 @@ struct Chunk {
 impl<'a> Head<'a> {
     /// `targets` `[L]` are the labels; at most `logits_bytes` of logits, or one row, are alive at once.
     pub fn new(model: &'a CausalLm, targets: &'a Tensor, temperature: f64, logits_bytes: usize) -> Self {
-        // A row of logits and the log-probabilities made from it; what is not f32 has a row of its own kind before and after.
-        let row_bytes = 2 * (4 + if model.kind() == Kind::Float { 0 } else { 2 }) * model.config.vocab_size as usize;
-        let num_rows = (logits_bytes / row_bytes).max(1);
         Self {
             model,
             targets,
             temperature,
-            // Whole blocks of a matrix product, where there are several.
-            num_rows: (if num_rows < ROW_BLOCK {
-                num_rows
-            } else {
-                num_rows - num_rows % ROW_BLOCK
-            }) as i64,
+            num_rows: rows_within(logits_bytes, model.config.vocab_size, model.kind()),
         }
     }
 
@@ -115,8 +107,9 @@ impl<'a> Head<'a> {
         Ok((Tensor::f_cat(&logprobs, 0)?, Tensor::f_cat(&parts, 0)?))
     }
 
+    /// Where chunks begin; no labels are one chunk without rows.
     fn starts(&self) -> impl Iterator<Item = i64> + use<> {
-        (0..self.targets.size()[0]).step_by(self.num_rows as usize)
+        (0..self.targets.size()[0].max(1)).step_by(self.num_rows as usize)
     }
 
     fn chunk(&self, hidden: &Tensor, start: i64) -> Result<Chunk, LmError> {
@@ -158,9 +151,47 @@ impl<'a> Head<'a> {
     }
 }
 
+/// Returns how many rows of logits, at least one, are computed within so many bytes.
+fn rows_within(logits_bytes: usize, vocab_size: i64, kind: Kind) -> i64 {
+    // A logit and the log-probability made from it, in f32; what is not f32 is there in its own kind too, before and after.
+    let bytes_each = if kind == Kind::Float { 2 * 4 } else { 2 * 4 + 2 * 2 };
+    let logits_bytes = i64::try_from(logits_bytes).unwrap_or(i64::MAX);
+    let num_rows = (logits_bytes / (bytes_each * vocab_size)).max(1);
+    // Whole blocks of a matrix product, where there are several.
+    if num_rows < ROW_BLOCK {
+        num_rows
+    } else {
+        num_rows - num_rows % ROW_BLOCK
+    }
+}
+
 impl Chunk {
     /// log p of the labels, `[R]`.
     fn of_targets(&self) -> Tensor {
         self.logprobs.gather(-1, &self.targets, false).squeeze_dim(-1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_stays_within_its_bytes_but_has_a_row() {
+        for vocab_size in [3, 32_000, 128_256] {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                for budget in [1 << 20, LOGITS_BYTES, 1 << 33] {
+                    let num_rows = rows_within(budget, vocab_size, kind);
+                    assert!(
+                        num_rows * vocab_size * 8 <= budget as i64,
+                        "{budget} {vocab_size} {kind:?}"
+                    );
+                    assert!(num_rows < ROW_BLOCK || num_rows % ROW_BLOCK == 0);
+                }
+            }
+        }
+        assert!(rows_within(usize::MAX, 3, Kind::Float) > 1 << 50);
+        assert_eq!(rows_within(0, 128_256, Kind::Float), 1);
+        assert_eq!(rows_within(LOGITS_BYTES, 32_000, Kind::Float), 512);
     }
 }

@@ -2,7 +2,7 @@
 
 mod damage;
 mod runs;
-mod stage;
+pub mod stage;
 
 use std::sync::OnceLock;
 
@@ -88,6 +88,19 @@ fn fine_tuning_in_bf16_continues() {
         params[name] = value;
     }
     assert_continues(&Base::get().sft(params), &[5, 16]);
+}
+
+#[test]
+fn fine_tuning_of_an_adapter_continues() {
+    let mut params = sft_params();
+    for (name, value) in [
+        ("use_peft", json!(true)),
+        ("lora_dropout", json!(0.1)),
+        ("bf16", json!(true)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().sft(params), &[9]);
 }
 
 #[test]
