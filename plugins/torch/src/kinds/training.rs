@@ -122,8 +122,8 @@ pub struct SupervisedParams {
 
 /// Trains on examples and returns the metrics of each step.
 ///
-/// Adapters drop the share `lora_dropout` of their inputs. Each epoch goes through the examples in a new order that depends on the seed and the epoch alone. Goes on where an
-/// earlier attempt stopped (`saver`).
+/// Adapters drop the share `lora_dropout` of their inputs. Each epoch goes through the examples in a new order that
+/// depends on the seed and the epoch alone. Goes on where an earlier attempt stopped (`saver`).
 ///
 /// # Errors
 /// There is nothing to train on, a step fails, or the worker was asked to stop.

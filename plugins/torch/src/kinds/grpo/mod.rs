@@ -98,16 +98,11 @@ pub fn run(job: &Job) -> Result<()> {
         );
     }
     let (model, adapter) = lora.begin(lm::load(&model_dir, device, Kind::Float)?, training.seed)?;
+    let reference_kind = if training.bf16 { Kind::BFloat16 } else { Kind::Float };
     let policy = Policy {
         // Without its adapter the policy is the starting model, which needs no copy then.
         reference: (params.beta != 0.0 && adapter.is_none())
-            .then(|| {
-                lm::load(
-                    &model_dir,
-                    device,
-                    if training.bf16 { Kind::BFloat16 } else { Kind::Float },
-                )
-            })
+            .then(|| lm::load(&model_dir, device, reference_kind))
             .transpose()?,
         lora_dropout: adapter.as_ref().map_or(0.0, |config| config.lora_dropout),
         model,

@@ -17,7 +17,7 @@ use crate::lm::generate::Options;
 use crate::lm::grpo::{Group, Objective, Reference, Update, score_old, update};
 use crate::lm::learner::Learner;
 use crate::lm::sampler::Sampling;
-use crate::lm::train::{Compute, fitting};
+use crate::lm::train::{AdapterDropout, Compute, fitting};
 use crate::lm::{CausalLm, LmError, Tokenizer, lora};
 use crate::random;
 use crate::worker::Job;
@@ -264,7 +264,10 @@ impl Trainer<'_> {
         Objective {
             temperature: self.params.temperature,
             settings: self.params.loss_settings(),
-            dropout: (self.policy.lora_dropout, seed),
+            dropout: AdapterDropout {
+                probability: self.policy.lora_dropout,
+                seed,
+            },
         }
     }
 
