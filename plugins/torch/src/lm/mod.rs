@@ -15,6 +15,7 @@ pub mod learner;
 pub mod learner_state;
 pub mod lora;
 pub mod model;
+pub mod native;
 pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
