@@ -59,7 +59,7 @@ pub fn run(job: &Job) -> Result<()> {
             params.max_position_embeddings
         );
     }
-    let metrics = train_supervised(job, &model, &examples, &training, &supervised)?;
+    let metrics = train_supervised(job, &model, &examples, &training, &supervised, 0.0)?;
     checkpoint::write_weights(&model, &dir)?;
     write_jsonl(&job.output("metrics")?, metrics)?;
     Ok(())

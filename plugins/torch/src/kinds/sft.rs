@@ -2,35 +2,43 @@
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::training::{SupervisedParams, TrainingParams, train_supervised};
+use super::training::{SupervisedParams, TrainingParams, save_trained, train_supervised};
 use crate::formats::{Chat, read_jsonl, write_jsonl};
+use crate::lm::chat::ChatOptions;
+use crate::lm::lora::LoraParams;
 use crate::lm::train::{Example, IGNORE};
-use crate::lm::{self, LmError, Tokenizer};
+use crate::lm::{self, Tokenizer};
 use crate::worker::Job;
 
-/// What SFT adds to [`TrainingParams`].
+/// What SFT adds to [`TrainingParams`] and [`LoraParams`]; names are TRL's.
 #[derive(Debug, Deserialize)]
 struct Params {
     /// Longer chats, in tokens, are left out.
     max_length: usize,
     /// Whether the loss leaves out the prompt. The paper trains on all tokens.
     completion_only_loss: bool,
+    /// Whether the loss looks at what the assistant wrote alone, in every turn.
+    assistant_only_loss: bool,
 }
 
-/// Reads `model` and `data` (chats), writes `model` and `metrics`.
+/// Reads `model` and `data` (chats), writes `model` and `metrics`. With an adapter, `model` has it merged into the weights,
+/// and as it is in a folder of its own.
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
     let training: TrainingParams = job.params()?;
     let supervised: SupervisedParams = job.params()?;
+    let lora: LoraParams = job.params()?;
     let model_dir = job.input("model")?;
     let device = training.device(job)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
-    let model = lm::load(&model_dir, device, tch::Kind::Float)?;
+    let (model, adapter) = lora.begin(lm::load(&model_dir, device, tch::Kind::Float)?, training.seed)?;
     let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
     let examples = examples(job, &tokenizer, &chats, &params)?;
-    let metrics = train_supervised(job, &model, &examples, &training, &supervised)?;
-    lm::save(&model, &job.output("model")?, &model_dir)?;
+    let lora_dropout = adapter.as_ref().map_or(0.0, |config| config.lora_dropout);
+    let metrics = train_supervised(job, &model, &examples, &training, &supervised, lora_dropout)?;
+    save_trained(&model, adapter.as_ref(), &job.output("model")?, &model_dir)?;
     write_jsonl(&job.output("metrics")?, metrics)?;
     Ok(())
 }
@@ -38,10 +46,10 @@ pub fn run(job: &Job) -> Result<()> {
 fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -> Result<Vec<Example>> {
     let all = chats
         .iter()
-        .map(|chat| encode(tokenizer, chat, params.completion_only_loss))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|chat| encode(tokenizer, chat, params))
+        .collect::<Result<Vec<_>>>()?;
     let shortest = all.iter().map(|example| example.ids.len()).min().unwrap_or(0);
-    let kept: Vec<Example> = all
+    let mut kept: Vec<Example> = all
         .into_iter()
         .filter(|example| example.ids.len() <= params.max_length)
         .collect();
@@ -59,6 +67,16 @@ fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -
             chats.len()
         ));
     }
+    let num_silent = kept.iter().filter(|example| example.num_labels() == 0).count();
+    if num_silent == kept.len() {
+        bail!("no token of any chat counts in the loss");
+    }
+    if num_silent > 0 {
+        job.warning(&format!(
+            "{num_silent} chats have no token that counts in the loss and were left out"
+        ));
+        kept.retain(|example| example.num_labels() > 0);
+    }
     let num_tokens: usize = kept.iter().map(|example| example.ids.len()).sum();
     job.info(&format!(
         "{} chats, {:.1} tokens each",
@@ -69,10 +87,25 @@ fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -
 }
 
 /// Tokenizes a chat; its last message is the completion.
-fn encode(tokenizer: &Tokenizer, chat: &Chat, completion_only_loss: bool) -> Result<Example, LmError> {
-    let ids = tokenizer.encode(&tokenizer.render_chat(&chat.messages, false)?, false)?;
-    let mut labels = ids.clone();
-    if completion_only_loss {
+fn encode(tokenizer: &Tokenizer, chat: &Chat, params: &Params) -> Result<Example> {
+    let messages: Vec<Value> = chat
+        .messages
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()?;
+    let (ids, mut labels) = if params.assistant_only_loss {
+        let (ids, is_assistant) = tokenizer.encode_chat(&messages, &ChatOptions::generation_prompt(false))?;
+        let labels = ids
+            .iter()
+            .zip(is_assistant)
+            .map(|(&id, counts)| if counts { id } else { IGNORE })
+            .collect();
+        (ids, labels)
+    } else {
+        let ids = tokenizer.encode(&tokenizer.render_chat(&chat.messages, false)?, false)?;
+        (ids.clone(), ids)
+    };
+    if params.completion_only_loss {
         let prompt = &chat.messages[..chat.messages.len().saturating_sub(1)];
         let prompt_len = tokenizer.encode(&tokenizer.render_chat(prompt, true)?, false)?.len();
         let prompt_len = prompt_len.min(labels.len());

@@ -1,6 +1,9 @@
 //! What every training kind shares: the optimizer's parameters, and the supervised loop with its metrics.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
+use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use tch::{Device, Kind};
@@ -10,10 +13,11 @@ use super::saver::Saver;
 use super::train_state::TrainState;
 use crate::formats::MetricsLine;
 use crate::lm::learner::Learner;
+use crate::lm::lora::{self, AdapterConfig};
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
-use crate::lm::train::{Compute, Example, fitting, supervised_step};
-use crate::lm::{CausalLm, LmError, device};
+use crate::lm::train::{AdapterDropout, Compute, Example, fitting, supervised_step_with_dropout};
+use crate::lm::{self, CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
 
@@ -118,8 +122,8 @@ pub struct SupervisedParams {
 
 /// Trains on examples and returns the metrics of each step.
 ///
-/// Each epoch goes through the examples in a new order that depends on the seed and the epoch alone. Goes on where an
-/// earlier attempt stopped (`saver`).
+/// Adapters drop the share `lora_dropout` of their inputs. Each epoch goes through the examples in a new order that
+/// depends on the seed and the epoch alone. Goes on where an earlier attempt stopped (`saver`).
 ///
 /// # Errors
 /// There is nothing to train on, a step fails, or the worker was asked to stop.
@@ -129,6 +133,7 @@ pub fn train_supervised(
     examples: &[Example],
     params: &TrainingParams,
     supervised: &SupervisedParams,
+    lora_dropout: f64,
 ) -> Result<Vec<MetricsLine>> {
     if examples.is_empty() {
         bail!("there is nothing to train on");
@@ -159,6 +164,10 @@ pub fn train_supervised(
         let batch: Vec<&Example> = (0..batch_size).map(|_| &examples[state.order.next()]).collect();
         let lengths: Vec<usize> = batch.iter().map(|example| example.ids.len()).collect();
         let learning_rate = schedule.learning_rate(step_idx);
+        let dropout = AdapterDropout {
+            probability: lora_dropout,
+            seed: random::stream(params.seed, "lora dropout", step_idx as u64).random(),
+        };
         let done = fitting(
             &mut compute.micro_batch_tokens,
             &lengths,
@@ -168,7 +177,7 @@ pub fn train_supervised(
                     micro_batch_tokens,
                     ..params.compute()
                 };
-                supervised_step(&mut state.learner, &batch, &compute, learning_rate)
+                supervised_step_with_dropout(&mut state.learner, &batch, &compute, dropout, learning_rate)
             },
         );
         let stats = match done {
@@ -194,6 +203,28 @@ pub fn train_supervised(
     }
     saver.finish();
     Ok(state.metrics)
+}
+
+/// The folder of a trained adapter within the output `model`.
+const ADAPTER: &str = "adapter";
+
+/// Writes a trained model; one with an adapter has it merged into the weights, and as it is in a folder of its own.
+///
+/// # Errors
+/// A file can't be written.
+pub fn save_trained(
+    model: &CausalLm,
+    adapter: Option<&AdapterConfig>,
+    out: &Path,
+    model_dir: &Path,
+) -> Result<(), LmError> {
+    match adapter {
+        Some(config) => {
+            lm::save(&lora::merge(model), out, model_dir)?;
+            lora::save(model, config, &out.join(ADAPTER))
+        }
+        None => lm::save(model, out, model_dir),
+    }
 }
 
 /// Tells the user that less is computed at once from here on.

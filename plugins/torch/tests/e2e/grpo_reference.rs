@@ -10,7 +10,7 @@ use volvelle_torch::lm::grpo::{
 use volvelle_torch::lm::learner::Learner;
 use volvelle_torch::lm::lora::LoraParams;
 use volvelle_torch::lm::optimizer::{AdamwSettings, Decay};
-use volvelle_torch::lm::train::{Batch, Compute, Example, IGNORE, label_logits, label_logprobs};
+use volvelle_torch::lm::train::{AdapterDropout, Batch, Compute, Example, IGNORE, label_logits, label_logprobs};
 
 use crate::fixtures::{Golden, assert_close, fixtures_dir, from_json, load, max_difference};
 
@@ -237,6 +237,11 @@ fn example((prompt, completion): (&Vec<i64>, &Vec<i64>)) -> Example {
     }
 }
 
+const NO_DROPOUT: AdapterDropout = AdapterDropout {
+    probability: 0.0,
+    seed: 0,
+};
+
 /// AdamW as the fixture was made with.
 const SETTINGS: AdamwSettings = AdamwSettings {
     beta1: 0.9,
@@ -319,7 +324,7 @@ fn three_updates(golden: &Golden, run: &str, is_shared: bool, compute: &Compute,
     let objective = Objective {
         temperature: 1.0,
         settings: settings(expected, &golden.json),
-        dropout: (0.0, 0),
+        dropout: NO_DROPOUT,
     };
     let start = load("smollm-tied", Kind::Float);
     let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, num_threads);
@@ -446,7 +451,7 @@ fn a_second_pass_over_rollouts_uses_the_policy_that_sampled_them() {
     let objective = Objective {
         temperature: 1.0,
         settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
-        dropout: (0.0, 0),
+        dropout: NO_DROPOUT,
     };
     let compute = Compute::new(64);
     let learner = |kind| Learner::new(&load("smollm-tied", kind), SETTINGS, 1);
@@ -488,7 +493,7 @@ fn the_reference_of_an_adapter_is_its_model_without_it() {
     let objective = Objective {
         temperature: 1.0,
         settings: settings(&golden.json["runs"]["dapo_kl"], &golden.json),
-        dropout: (0.0, 0),
+        dropout: NO_DROPOUT,
     };
     let base = load("smollm-tied", Kind::Float);
     let params = LoraParams {

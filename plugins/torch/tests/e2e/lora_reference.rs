@@ -8,7 +8,7 @@ use volvelle_torch::lm::{CausalLm, lora};
 
 use crate::fixtures::{Golden, assert_close, from_json, load, masked, model_dir};
 use crate::reference::hidden_states;
-use crate::sft_reference::{LEARNING_RATE, LOSS, assert_trained_parameters, examples, loss, settings};
+use crate::sft_reference::{LEARNING_RATE, LOSS, assert_trained_parameters, examples, loss, settings, train_step};
 
 const NAME: &str = "llama3-gqa";
 const LOGITS: f64 = 2e-4;
@@ -103,4 +103,25 @@ fn three_steps_change_the_adapter_alone() {
             assert_eq!(got, expected, "{key} is frozen");
         }
     }
+}
+
+#[test]
+fn train_step_trains_the_adapter_it_is_given_and_saves_it_alone() {
+    let (golden, adapter) = (golden(), model_dir(NAME).join("lora"));
+    let losses: Vec<f64> = from_json(&golden.json["sft"]["losses"]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let saved = dir.path().join("adapter");
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let options = ["--decay", "all", "--adapter", &text(&adapter), "--save", &text(&saved)];
+    let lines = train_step(NAME, &examples(&Golden::of_model(NAME)), &options);
+    for (line, expected) in lines.iter().zip(losses) {
+        let loss = line["loss"].as_f64().expect("a loss");
+        assert!((loss - expected).abs() <= LOSS, "{line}, expected {expected}");
+    }
+    let (trained, _) = lora::load(&load(NAME, Kind::Float), &saved).expect("an adapter folder");
+    let parameters = trained.adapter_parameters();
+    let num_trained = parameters.iter().map(|(_, tensor)| tensor.numel() as i64).sum();
+    let expected = golden.tensors_under(&format!("sft.after3.{PREFIX}"));
+    assert_trained_parameters(&parameters, num_trained, "adapter", &expected);
+    assert!(!saved.join("model.safetensors").exists());
 }

@@ -258,7 +258,7 @@ fn three_steps_with_decay_on_matrices_only() {
 }
 
 /// The fixture's batch, padding left out, on standard input of `train-step` with these options.
-fn train_step(name: &str, examples: &[Example], options: &[&str]) -> Vec<Value> {
+pub fn train_step(name: &str, examples: &[Example], options: &[&str]) -> Vec<Value> {
     const SETTINGS: [&str; 10] = [
         "--learning-rate",
         "1e-3",

@@ -1,8 +1,11 @@
 //! Supervised stages: what their parameters change, and what they must not.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use tch::{Device, Kind};
+use volvelle_torch::lm::{self, lora};
 
 use crate::resume::stage::{Base, Ended, Stage};
 
@@ -80,6 +83,50 @@ fn warmup_steps_go_before_the_ratio() {
     let stage = sft(json!({"warmup_steps": 2, "warmup_ratio": 1.0, "lr_scheduler_type": "constant"}));
     run(&stage);
     assert_eq!(column(&stage, "learning_rate"), [0.0, 0.0015, 0.003, 0.003]);
+}
+
+#[test]
+fn the_assistants_part_is_what_follows_the_prompt() {
+    let all = sft(json!({}));
+    let assistant = sft(json!({"assistant_only_loss": true}));
+    let completion = sft(json!({"completion_only_loss": true}));
+    for stage in [&all, &assistant, &completion] {
+        run(stage);
+    }
+    let tokens = |stage| column(stage, "num_tokens");
+    assert!(
+        tokens(&assistant)
+            .iter()
+            .zip(tokens(&all))
+            .all(|(&some, all)| 0.0 < some && some < all)
+    );
+    // These chats have one turn each, so that both ways to ask for it must agree.
+    assert_eq!(tokens(&assistant), tokens(&completion));
+    assert_eq!(column(&assistant, "loss"), column(&completion, "loss"));
+}
+
+/// Only the adapter is trained: the weights are those of before, plus what it adds.
+#[test]
+fn an_adapter_is_trained_beside_weights_that_stay() {
+    let stage = sft(json!({"use_peft": true, "lora_r": 4, "lora_target_modules": ["q_proj", "up_proj"]}));
+    run(&stage);
+    let losses = column(&stage, "loss");
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    let load = |dir: &Path| lm::load(dir, Device::Cpu, Kind::Float).expect("a model folder");
+    let (before, after) = (load(&stage.input("model")), load(&stage.output("model")));
+    let (adapted, config) = lora::load(&before, &stage.output("model").join("adapter")).expect("an adapter");
+    assert_eq!(config.r, 4);
+    let merged = lora::merge(&adapted);
+    for (((name, before), (_, after)), (_, merged)) in before
+        .named_parameters()
+        .iter()
+        .zip(after.named_parameters())
+        .zip(merged.named_parameters())
+    {
+        let is_target = name.contains("q_proj") || name.contains("up_proj");
+        assert_eq!(*before != after, is_target, "{name}");
+        assert_eq!(after, merged, "{name}");
+    }
 }
 
 /// Names of the metrics that were told.

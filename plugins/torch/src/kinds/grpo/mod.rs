@@ -17,15 +17,12 @@ use serde::Deserialize;
 use tch::Kind;
 
 use self::trainer::{Policy, Trainer};
-use super::training::TrainingParams;
+use super::training::{TrainingParams, save_trained};
 use crate::formats::{Problem, read_jsonl, write_jsonl};
 use crate::lm::grpo::{ImportanceSamplingLevel, LossSettings, LossType, ScaleRewards};
-use crate::lm::lora::{self, LoraParams};
+use crate::lm::lora::LoraParams;
 use crate::lm::{self, Tokenizer};
 use crate::worker::Job;
-
-/// The folder of the trained adapter within the output `model`.
-const ADAPTER: &str = "adapter";
 
 /// What GRPO adds to [`TrainingParams`] and [`LoraParams`]; names are TRL's where it has them.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,16 +98,11 @@ pub fn run(job: &Job) -> Result<()> {
         );
     }
     let (model, adapter) = lora.begin(lm::load(&model_dir, device, Kind::Float)?, training.seed)?;
+    let reference_kind = if training.bf16 { Kind::BFloat16 } else { Kind::Float };
     let policy = Policy {
         // Without its adapter the policy is the starting model, which needs no copy then.
         reference: (params.beta != 0.0 && adapter.is_none())
-            .then(|| {
-                lm::load(
-                    &model_dir,
-                    device,
-                    if training.bf16 { Kind::BFloat16 } else { Kind::Float },
-                )
-            })
+            .then(|| lm::load(&model_dir, device, reference_kind))
             .transpose()?,
         lora_dropout: adapter.as_ref().map_or(0.0, |config| config.lora_dropout),
         model,
@@ -125,14 +117,12 @@ pub fn run(job: &Job) -> Result<()> {
         problems,
     };
     let state = trainer.train(saver)?;
-    let (out, model) = (job.output("model")?, &trainer.policy.model);
-    match &adapter {
-        Some(config) => {
-            lm::save(&lora::merge(model), &out, &model_dir)?;
-            lora::save(model, config, &out.join(ADAPTER))?;
-        }
-        None => lm::save(model, &out, &model_dir)?,
-    }
+    save_trained(
+        &trainer.policy.model,
+        adapter.as_ref(),
+        &job.output("model")?,
+        &model_dir,
+    )?;
     write_jsonl(&job.output("metrics")?, state.training.metrics)?;
     write_jsonl(&job.output("samples")?, state.samples)?;
     Ok(())

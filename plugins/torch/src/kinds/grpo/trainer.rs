@@ -17,7 +17,7 @@ use crate::lm::generate::Options;
 use crate::lm::grpo::{Group, Objective, Reference, Update, score_old, update};
 use crate::lm::learner::Learner;
 use crate::lm::sampler::Sampling;
-use crate::lm::train::{Compute, fitting};
+use crate::lm::train::{AdapterDropout, Compute, fitting};
 use crate::lm::{CausalLm, LmError, Tokenizer, lora};
 use crate::random;
 use crate::worker::Job;
@@ -264,12 +264,15 @@ impl Trainer<'_> {
         Objective {
             temperature: self.params.temperature,
             settings: self.params.loss_settings(),
-            dropout: (self.policy.lora_dropout, seed),
+            dropout: AdapterDropout {
+                probability: self.policy.lora_dropout,
+                seed,
+            },
         }
     }
 
     fn reference(&self) -> Option<Reference<'_>> {
-        (self.params.beta != 0.0).then(|| match &self.policy.reference {
+        (self.params.beta != 0.0).then_some(match &self.policy.reference {
             Some(model) => Reference::Model(model),
             None => Reference::WithoutAdapters,
         })

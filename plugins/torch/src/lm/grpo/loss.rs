@@ -155,18 +155,21 @@ pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) 
     let clipped = ratio.clamp(1.0 - settings.epsilon, 1.0 + settings.epsilon_high);
     let policy_loss = -(&ratio * &advantages).minimum(&(clipped * &advantages));
     let mut sums = ratio_sums(&ratio.detach(), &advantages, mask, settings);
-    let mut per_token = policy_loss;
-    if let Some(ref_logprobs) = rollouts.ref_logprobs {
+    let penalty = rollouts.ref_logprobs.map(|ref_logprobs| {
         let difference = ref_logprobs - logprobs;
-        let mut kl = difference.exp() - &difference - 1.0;
-        if settings.use_bias_correction_kl {
-            kl = kl * &ratio;
-        }
+        let kl = difference.exp() - &difference - 1.0;
+        let kl = if settings.use_bias_correction_kl {
+            kl * &ratio
+        } else {
+            kl
+        };
         sums.kl = (kl.detach() * mask).sum(Kind::Double).double_value(&[]);
-        if settings.beta != 0.0 {
-            per_token = per_token + kl * settings.beta;
-        }
-    }
+        kl * settings.beta
+    });
+    let per_token = match penalty {
+        Some(penalty) if settings.beta != 0.0 => policy_loss + penalty,
+        _ => policy_loss,
+    };
     (reduce(&(per_token * mask), mask, settings, whole), sums)
 }
 

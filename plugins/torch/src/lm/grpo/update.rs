@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{BatchSize, GroupBatch, LossSettings, LossSums, Rollouts, loss};
 use crate::lm::learner::Learner;
-use crate::lm::train::{Compute, Head, backward_from_hidden, backward_through_logprobs};
+use crate::lm::train::{AdapterDropout, Compute, Head, backward_from_hidden, backward_through_logprobs};
 use crate::lm::{CausalLm, LmError};
 
 /// The completions of one prompt.
@@ -54,8 +54,7 @@ pub struct Objective {
     /// Of the sampling: log-probabilities are those of the distribution that was sampled from.
     pub temperature: f64,
     pub settings: LossSettings,
-    /// Probability and seed of the adapters' dropout in this step; a probability of 0 turns it off.
-    pub dropout: (f64, u64),
+    pub dropout: AdapterDropout,
 }
 
 impl Objective {
@@ -131,7 +130,7 @@ pub fn update(
         .enumerate()
         .map(|(idx, part)| Work {
             part: part.clone(),
-            dropout_seed: objective.dropout.1.wrapping_add(idx as u64),
+            dropout_seed: objective.dropout.seed.wrapping_add(idx as u64),
             reference: match reference {
                 Some(Reference::Model(model)) => Some(Some(model.share())),
                 Some(Reference::WithoutAdapters) => Some(None),
@@ -275,7 +274,8 @@ fn backward(
         settings: &objective.settings,
         whole,
     };
-    let dropping = (objective.dropout.0 > 0.0).then(|| model.with_dropout(objective.dropout.0, work.dropout_seed));
+    let probability = objective.dropout.probability;
+    let dropping = (probability > 0.0).then(|| model.with_dropout(probability, work.dropout_seed));
     let model = dropping.as_ref().unwrap_or(model);
     let (logprobs, loss, sums) = if terms.is_linear() {
         backward_at_ratio_one(model, &terms, objective, compute)?

@@ -8,6 +8,8 @@ use super::*;
 use crate::lm;
 use crate::lm::checkpoint::{read_tensors, write_tensors};
 
+type NamedTensors = Vec<(String, Tensor)>;
+
 fn model_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama3-gqa")
 }
@@ -21,7 +23,7 @@ fn fixture_config() -> Value {
 }
 
 /// The fixture's adapter with its config and its tensors changed.
-fn changed(config: impl Fn(&mut Value), tensors: impl Fn(&mut Vec<(String, Tensor)>)) -> TempDir {
+fn changed(config: impl Fn(&mut Value), tensors: impl Fn(&mut NamedTensors)) -> TempDir {
     let dir = TempDir::new().unwrap();
     let mut json = fixture_config();
     config(&mut json);
@@ -96,7 +98,7 @@ fn broken_settings_are_named() {
 
 #[test]
 fn matrices_that_do_not_fit_are_named() {
-    let error_with = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| error_of(&changed(|_| (), change));
+    let error_with = |change: &dyn Fn(&mut NamedTensors)| error_of(&changed(|_| (), change));
     let first = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     let cases: [(String, &str); 5] = [
         (error_with(&|list| drop(list.remove(0))), "no tensor"),

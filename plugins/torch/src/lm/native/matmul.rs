@@ -5,6 +5,8 @@
 //! whatever the number of rows and wherever in a tile the element is. Nothing is repacked; a panel of weight rows is read
 //! from memory once for all rows of `x`.
 
+use std::ops::Range;
+
 use super::simd::{Kernel, Simd, load_up_to};
 
 /// What a product reads and writes.
@@ -33,19 +35,15 @@ impl Kernel for Product {
 
 impl Product {
     #[inline(always)]
-    pub unsafe fn all<S: Simd>(&self) {
+    unsafe fn all<S: Simd>(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut at = 0;
             if self.num_rows == 1 {
-                while at + 8 <= self.num_outputs {
-                    self.tile::<S, 1, 8, true>(0, at);
-                    at += 8;
-                }
+                at = self.panels::<S, 8>(at);
             }
             // A constant: only one of these is compiled.
             at = match S::PANEL {
-                6 => self.panels::<S, 6>(at),
                 4 => self.panels::<S, 4>(at),
                 _ => self.panels::<S, 2>(at),
             };
@@ -59,23 +57,24 @@ impl Product {
         // SAFETY: the caller's promise; tiles stay within rows and outputs.
         unsafe {
             while at + N <= self.num_outputs {
-                // The first tile reads the panel from memory, and asks for the next one.
+                // Tiles take turns in asking for a later panel, so that memory is busy all the time.
                 match self.num_rows {
-                    0 => return self.num_outputs,
-                    1 => self.tile::<S, 1, N, true>(0, at),
-                    2 => self.tile::<S, 2, N, true>(0, at),
-                    3 => self.tile::<S, 3, N, true>(0, at),
+                    0 => {}
+                    1 => self.tile::<S, 1, N>(0, at, 0..N),
+                    2 => self.tile::<S, 2, N>(0, at, 0..N),
+                    3 => self.tile::<S, 3, N>(0, at, 0..N),
                     _ => {
-                        self.tile::<S, 4, N, true>(0, at);
-                        let mut row = 4;
-                        while row + 4 <= self.num_rows {
-                            self.tile::<S, 4, N, false>(row, at);
-                            row += 4;
+                        let num_tiles = self.num_rows / 4;
+                        let share = N.div_ceil(num_tiles);
+                        for tile in 0..num_tiles {
+                            let ahead = (tile * share).min(N)..((tile + 1) * share).min(N);
+                            self.tile::<S, 4, N>(4 * tile, at, ahead);
                         }
+                        let row = 4 * num_tiles;
                         match self.num_rows - row {
-                            1 => self.tile::<S, 1, N, false>(row, at),
-                            2 => self.tile::<S, 2, N, false>(row, at),
-                            3 => self.tile::<S, 3, N, false>(row, at),
+                            1 => self.tile::<S, 1, N>(row, at, 0..0),
+                            2 => self.tile::<S, 2, N>(row, at, 0..0),
+                            3 => self.tile::<S, 3, N>(row, at, 0..0),
                             _ => {}
                         }
                     }
@@ -86,9 +85,27 @@ impl Product {
         }
     }
 
-    /// `M` rows times `N` weight rows, kept in registers.
+    /// `M` rows times `N` weight rows, kept in registers; asks for the rows `ahead` of a later panel.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const N: usize, const PREFETCH: bool>(&self, row: usize, output: usize) {
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, row: usize, output: usize, ahead: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match ahead.len() {
+                0 => self.tile_and_ask::<S, M, N, 0>(row, output, 0),
+                1 => self.tile_and_ask::<S, M, N, 1>(row, output, ahead.start),
+                2 => self.tile_and_ask::<S, M, N, 2>(row, output, ahead.start),
+                _ => self.tile_and_ask::<S, M, N, N>(row, output, 0),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_and_ask<S: Simd, const M: usize, const N: usize, const P: usize>(
+        &self,
+        row: usize,
+        output: usize,
+        ahead: usize,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut x = [self.x; M];
@@ -100,6 +117,9 @@ impl Product {
                 *w = self.w.add((output + n) * self.depth);
             }
             let mut acc = [[S::splat(0.0); M]; N];
+            // One tile that asks for all of a panel does so for the next one; many that share it, for the one after.
+            let distance = if P == N { N } else { 2 * N };
+            let later = w[0].wrapping_add((distance + ahead) * self.depth);
             let mut k = 0;
             while k + S::LANES <= self.depth {
                 let mut rows = [S::splat(0.0); M];
@@ -108,8 +128,8 @@ impl Product {
                 }
                 for n in 0..N {
                     let weight = S::load(w[n].add(k));
-                    if PREFETCH {
-                        S::prefetch(w[n].wrapping_add(k + N * self.depth));
+                    if n < P {
+                        S::prefetch(later.wrapping_add(n * self.depth + k));
                     }
                     for m in 0..M {
                         acc[n][m] = S::mul_add(rows[m], weight, acc[n][m]);

@@ -7,6 +7,7 @@
 
 mod attention;
 mod forward;
+mod huge_pages;
 mod matmul;
 mod pages;
 mod rows;
@@ -61,6 +62,11 @@ impl NativeBackend {
         let Some(weights) = Weights::borrow(&model) else {
             return Ok(None);
         };
+        huge_pages::ask_for(
+            weights
+                .arrays()
+                .map(|array| (array.start, array.num_rows * array.width)),
+        );
         let config = &model.config;
         Ok(Some(Self {
             isa,

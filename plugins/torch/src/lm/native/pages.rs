@@ -118,7 +118,9 @@ impl Pages {
 /// Zeros that the system hands out page by page as they are written.
 #[derive(Debug)]
 struct Slab {
+    /// Aligned, and so somewhat behind where the memory begins.
     start: *mut f32,
+    memory: *mut u8,
     layout: Layout,
 }
 
@@ -129,18 +131,24 @@ unsafe impl Sync for Slab {}
 
 impl Slab {
     fn new(len: usize) -> Option<Self> {
-        let bytes = len.checked_mul(size_of::<f32>()).filter(|&bytes| bytes > 0)?;
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).ok()?;
+        let bytes = len.checked_mul(size_of::<f32>())?.checked_add(ALIGNMENT)?;
+        // An allocator that is asked for more than the usual alignment writes the zeros itself, and so takes the memory.
+        let layout = Layout::from_size_align(bytes, align_of::<f32>()).ok()?;
         // SAFETY: not of size 0.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
-        (!start.is_null()).then_some(Self { start, layout })
+        let memory = unsafe { alloc_zeroed(layout) };
+        if memory.is_null() {
+            return None;
+        }
+        // SAFETY: there is room for that much more.
+        let start = unsafe { memory.add(memory.align_offset(ALIGNMENT)) }.cast();
+        Some(Self { start, memory, layout })
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.start.cast(), self.layout) };
+        unsafe { dealloc(self.memory, self.layout) };
     }
 }
 

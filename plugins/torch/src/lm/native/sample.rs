@@ -247,3 +247,236 @@ impl Kernel for Weigh<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use tch::Tensor;
+
+    use super::*;
+
+    /// The probabilities after the filters.
+    fn probabilities(isa: Isa, logits: &[f32], sampling: Sampling, seen: &[i64]) -> Vec<f64> {
+        let mut sampler = Sampler::default();
+        sampler.filter(isa, logits, sampling, seen);
+        let total = sampler.sum_blocks();
+        sampler
+            .weights
+            .iter()
+            .map(|&weight| f64::from(weight) / total)
+            .collect()
+    }
+
+    fn draw_one(logits: &[f32], sampling: Sampling, uniform: f64) -> Drawn {
+        let wanted = Draw {
+            sampling,
+            uniform,
+            seen: &[],
+        };
+        draw(Isa::best(), logits, &wanted, &mut Sampler::default())
+    }
+
+    const WARM: Sampling = Sampling {
+        temperature: 0.7,
+        ..Sampling::PLAIN
+    };
+
+    #[test]
+    fn filters_keep_what_transformers_keeps() {
+        let cases = [
+            ("temperature_0.7", WARM),
+            (
+                "top_k_20",
+                Sampling {
+                    top_k: 20,
+                    ..Sampling::PLAIN
+                },
+            ),
+            (
+                "top_p_0.9",
+                Sampling {
+                    top_p: 0.9,
+                    ..Sampling::PLAIN
+                },
+            ),
+            (
+                "min_p_0.05",
+                Sampling {
+                    min_p: 0.05,
+                    ..Sampling::PLAIN
+                },
+            ),
+            (
+                "repetition_penalty_1.3",
+                Sampling {
+                    repetition_penalty: 1.3,
+                    ..Sampling::PLAIN
+                },
+            ),
+            (
+                "temperature_0.7+top_k_20+top_p_0.9",
+                Sampling {
+                    top_k: 20,
+                    top_p: 0.9,
+                    ..WARM
+                },
+            ),
+        ];
+        for model in ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/fixtures/models")
+                .join(model);
+            let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+            let tensors = Tensor::read_safetensors(dir.join("golden.safetensors")).unwrap();
+            let (_, logits) = tensors.iter().find(|(name, _)| name == "logits.right").unwrap();
+            let logits = Vec::<f32>::try_from(logits.get(0).get(4)).unwrap();
+            let previous: Vec<i64> = serde_json::from_value(golden["sampling"]["previous_ids"].clone()).unwrap();
+            for (name, sampling) in cases {
+                let expected = &golden["sampling"]["probabilities"][name];
+                for isa in Isa::available() {
+                    let got = probabilities(isa, &logits, sampling, &previous);
+                    let num_kept = got.iter().filter(|&&p| p > 0.0).count();
+                    assert_eq!(
+                        num_kept as u64,
+                        expected["nonzero"].as_u64().unwrap(),
+                        "{model} {name} {isa:?}"
+                    );
+                    let listed = expected["ids"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .zip(expected["p"].as_array().unwrap());
+                    for (id, p) in listed {
+                        let (id, p) = (id.as_u64().unwrap() as usize, p.as_f64().unwrap());
+                        assert!((got[id] - p).abs() < 1e-5, "{model} {name} {isa:?}: token {id}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_seen_twice_is_penalized_once() {
+        let sampling = Sampling {
+            repetition_penalty: 2.0,
+            ..Sampling::PLAIN
+        };
+        let got = probabilities(Isa::best(), &[1.0, -1.0, 0.0, 1.0], sampling, &[0, 1, 0, 0, 1, 99, -1]);
+        let weights = [0.5f64, -2.0, 0.0, 1.0].map(f64::exp);
+        for (got, weight) in got.iter().zip(weights) {
+            assert!((got - weight / weights.iter().sum::<f64>()).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equal_ones_and_its_plain_logprob() {
+        let mut logits = vec![0.0f32; 40];
+        logits[17] = 3.0;
+        logits[33] = 3.0;
+        let drawn = draw_one(&logits, Sampling::GREEDY, 0.99);
+        let expected = 3.0 - (38.0 + 2.0 * 3f64.exp()).ln();
+        assert_eq!(drawn.id, 17);
+        assert!((f64::from(drawn.logprob) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn one_candidate_left_is_certain() {
+        let logits: Vec<f32> = (0..300)
+            .map(|id| (id % 7) as f32 + if id == 123 { 5.5 } else { 0.0 })
+            .collect();
+        for sampling in [
+            Sampling { top_k: 1, ..WARM },
+            Sampling { top_p: 0.0, ..WARM },
+            Sampling { min_p: 1.0, ..WARM },
+        ] {
+            for uniform in [0.0, 0.5, 0.999_999_999] {
+                let drawn = draw_one(&logits, sampling, uniform);
+                assert_eq!((drawn.id, drawn.logprob), (123, 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_is_not_the_end_of_the_program() {
+        for value in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+            for sampling in [
+                Sampling::GREEDY,
+                WARM,
+                Sampling {
+                    top_k: 3,
+                    top_p: 0.5,
+                    min_p: 0.1,
+                    ..WARM
+                },
+            ] {
+                let drawn = draw_one(&[value; 37], sampling, 0.5);
+                assert!((0..37).contains(&drawn.id));
+            }
+        }
+    }
+
+    /// The filters as their definitions read, with a sorted vocabulary.
+    fn by_sorting(logits: &[f32], sampling: Sampling) -> Vec<f64> {
+        let scores: Vec<f32> = logits
+            .iter()
+            .map(|&logit| logit / sampling.temperature as f32)
+            .collect();
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        let greatest = scores[order[0]];
+        let mut weights: Vec<f64> = scores.iter().map(|score| f64::from(score - greatest).exp()).collect();
+        if (1..scores.len()).contains(&(sampling.top_k as usize)) {
+            let threshold = scores[order[sampling.top_k as usize - 1]];
+            for (weight, &score) in weights.iter_mut().zip(&scores) {
+                *weight *= f64::from(u8::from(score >= threshold));
+            }
+        }
+        let wanted = sampling.top_p * weights.iter().sum::<f64>();
+        let mut before = 0.0;
+        for (rank, &id) in order.iter().enumerate() {
+            let weight = weights[id];
+            if sampling.top_p < 1.0 && rank > 0 && before >= wanted {
+                weights[id] = 0.0;
+            }
+            before += weight;
+        }
+        weights.iter_mut().for_each(|weight| {
+            if *weight < sampling.min_p {
+                *weight = 0.0;
+            }
+        });
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / total).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn filters_without_sorting_are_those_with(
+            logits in prop::collection::vec(-12f32..12.0, 2..700),
+            top_k in prop_oneof![Just(0i64), 1i64..40, 600i64..800],
+            top_p in prop_oneof![Just(1.0), 0.01..0.999],
+            min_p in prop_oneof![Just(0.0), 1e-4..0.5],
+            uniform in 0.0..1.0,
+        ) {
+            let sampling = Sampling { temperature: 0.9, top_k, top_p, min_p, repetition_penalty: 1.0 };
+            let expected = by_sorting(&logits, sampling);
+            let got = probabilities(Isa::best(), &logits, sampling, &[]);
+            // A token on the very edge may fall on either side by rounding.
+            let differing = got.iter().zip(&expected).filter(|(a, b)| (**a > 0.0) != (**b > 0.0)).count();
+            prop_assert!(differing <= 1);
+            if differing == 0 {
+                for (a, b) in got.iter().zip(&expected) {
+                    prop_assert!((a - b).abs() < 1e-6);
+                }
+            }
+            let drawn = draw_one(&logits, sampling, uniform);
+            let id = drawn.id as usize;
+            prop_assert!((f64::from(drawn.logprob) - got[id].ln()).abs() < 1e-5);
+            let below: f64 = got[..id].iter().sum();
+            prop_assert!(below <= uniform + 1e-9 && uniform < below + got[id] + 1e-9);
+        }
+    }
+}

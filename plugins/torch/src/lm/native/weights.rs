@@ -96,19 +96,31 @@ impl Weights {
 
     /// The greatest rank of an adapter; 0 where there is none.
     pub fn max_rank(&self) -> usize {
-        let linears = self.layers.iter().flat_map(|layer| {
-            [
-                layer.q_proj,
-                layer.k_proj,
-                layer.v_proj,
-                layer.o_proj,
-                layer.gate_proj,
-                layer.up_proj,
-                layer.down_proj,
-            ]
-        });
+        let linears = self.layers.iter().flat_map(Layer::linears);
         let ranks = linears.filter_map(|linear| Some(linear.adapter?.a.num_rows));
         ranks.max().unwrap_or(0)
+    }
+
+    /// The matrices: most of the memory that a step reads.
+    pub fn arrays(&self) -> impl Iterator<Item = Array> {
+        let linears = self.layers.iter().flat_map(Layer::linears);
+        [self.embed_tokens, self.output]
+            .into_iter()
+            .chain(linears.map(|linear| linear.weight))
+    }
+}
+
+impl Layer {
+    fn linears(&self) -> [Linear; 7] {
+        [
+            self.q_proj,
+            self.k_proj,
+            self.v_proj,
+            self.o_proj,
+            self.gate_proj,
+            self.up_proj,
+            self.down_proj,
+        ]
     }
 }
 

@@ -78,6 +78,14 @@ pub struct StepStats {
     pub num_label_tokens: usize,
 }
 
+/// What an adapter drops of its inputs in one step (`lora_dropout`); masks follow from the seed and the micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdapterDropout {
+    /// In [0, 1).
+    pub probability: f64,
+    pub seed: u64,
+}
+
 /// Takes one step on the mean loss over all label tokens of `examples`.
 ///
 /// The examples are cut into micro-batches of similar length; gradients add up, so the cut changes the result by
@@ -91,14 +99,37 @@ pub fn supervised_step(
     compute: &Compute,
     learning_rate: f64,
 ) -> Result<StepStats, LmError> {
+    let nothing = AdapterDropout {
+        probability: 0.0,
+        seed: 0,
+    };
+    supervised_step_with_dropout(learner, examples, compute, nothing, learning_rate)
+}
+
+/// Takes the step of [`supervised_step`] with adapters that drop some of their inputs. How the examples are cut then
+/// decides what is dropped, too.
+///
+/// # Errors
+/// As [`supervised_step`].
+pub fn supervised_step_with_dropout(
+    learner: &mut Learner,
+    examples: &[&Example],
+    compute: &Compute,
+    dropout: AdapterDropout,
+    learning_rate: f64,
+) -> Result<StepStats, LmError> {
     let num_label_tokens: usize = examples.iter().map(|example| example.num_labels()).sum();
     if num_label_tokens == 0 {
         return Err(LmError::Torch("no token of the batch counts in the loss".to_owned()));
     }
     let runs = micro_batches(examples, |example| example.ids.len(), compute.micro_batch_tokens);
-    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
+    let runs: Vec<(usize, Vec<usize>)> = runs.into_iter().enumerate().collect();
+    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, (run_idx, run)| {
         let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
-        backward_cross_entropy(model, &Batch::new(&run, model.device()), num_label_tokens, compute)
+        let seed = dropout.seed.wrapping_add(run_idx as u64);
+        let dropping = (dropout.probability > 0.0).then(|| model.with_dropout(dropout.probability, seed));
+        let batch = Batch::new(&run, model.device());
+        backward_cross_entropy(dropping.as_ref().unwrap_or(model), &batch, num_label_tokens, compute)
     })?;
     Ok(StepStats {
         loss: losses.iter().sum(),

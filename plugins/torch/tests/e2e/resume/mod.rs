@@ -92,6 +92,19 @@ fn fine_tuning_in_bf16_continues() {
 }
 
 #[test]
+fn fine_tuning_of_an_adapter_continues() {
+    let mut params = sft_params();
+    for (name, value) in [
+        ("use_peft", json!(true)),
+        ("lora_dropout", json!(0.1)),
+        ("bf16", json!(true)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().sft(params), &[9]);
+}
+
+#[test]
 fn grpo_continues() {
     let stage = Base::get().grpo(grpo_params(14));
     assert_continues(&stage, &[4]);

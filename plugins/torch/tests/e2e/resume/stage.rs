@@ -127,6 +127,10 @@ impl Stage {
         self.max_file_size = Some(bytes);
     }
 
+    pub fn input(&self, name: &str) -> PathBuf {
+        PathBuf::from(self.request["inputs"][name]["path"].as_str().expect("a path"))
+    }
+
     pub fn output(&self, name: &str) -> PathBuf {
         self.dir.path().join("out").join(name)
     }
