@@ -18,7 +18,7 @@ use crate::lm::grpo::{
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::sampler::Sampling;
-use crate::lm::train::{Compute, Example, supervised_step};
+use crate::lm::train::{AdapterDropout, Compute, Example, supervised_step};
 use crate::lm::{self, CausalLm, Tokenizer, device};
 
 /// `volvelle-torch bench`.
@@ -371,7 +371,10 @@ fn objective(max_completion_length: usize) -> Objective {
             use_bias_correction_kl: false,
             max_completion_length,
         },
-        dropout: (0.0, 0),
+        dropout: AdapterDropout {
+            probability: 0.0,
+            seed: 0,
+        },
     }
 }
 
