@@ -139,3 +139,95 @@ fn read_all(tokenizer: &Tokenizer, completions: &[generate::Completion]) -> Resu
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use tch::Device;
+
+    use super::*;
+    use crate::lm::sampler::Sampling;
+    use crate::policy::Limits;
+
+    /// Knows some answers, and keeps the others.
+    #[derive(Default)]
+    struct Notes {
+        known: BTreeMap<usize, Vec<Completion>>,
+        finished: BTreeMap<usize, Vec<Completion>>,
+        last: (usize, usize),
+    }
+
+    impl Follower for Notes {
+        fn recall(&mut self, request_idx: usize) -> Option<Vec<Completion>> {
+            self.known.get(&request_idx).cloned()
+        }
+
+        fn finished(&mut self, requests: &[usize], completions: &[Vec<Completion>]) {
+            self.finished
+                .extend(requests.iter().copied().zip(completions.iter().cloned()));
+        }
+
+        fn progress(&mut self, num_done: usize, num_tokens: usize) {
+            self.last = (num_done, num_tokens);
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_passed_on_and_the_rest_is_as_if_nothing_was() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/smollm-tied");
+        let means = Means {
+            device: Device::Cpu,
+            num_threads: 1,
+            generation_batch_size: 8,
+            limits: Limits {
+                max_concurrency: 1,
+                request_timeout: 1.0,
+                max_retries: 0,
+            },
+        };
+        let request = |partial: &str, seed| Request {
+            prompt: "What is 12 + 30?".to_owned(),
+            partial: partial.to_owned(),
+            seeds: vec![seed, seed + 1],
+        };
+        let requests = [request("", 1), request("It is", 2), request("", 3)];
+        let options = Options {
+            max_new_tokens: 8,
+            sampling: Sampling::PLAIN,
+            stop: Vec::new(),
+        };
+        let complete = |notes: &mut Notes| {
+            let mut policy = LocalPolicy::open(&dir, &means).expect("a model");
+            policy.complete(&requests, &options, notes).expect("answers")
+        };
+        let mut all = Notes::default();
+        let whole = complete(&mut all);
+        assert_eq!(all.finished.values().cloned().collect::<Vec<_>>(), whole);
+        let num_tokens = whole.iter().flatten().map(|completion| completion.num_tokens).sum();
+        assert_eq!(all.last, (6, num_tokens));
+        assert!(
+            whole
+                .iter()
+                .flatten()
+                .all(|completion| completion.sum_logprob.is_some_and(|sum| sum < 0.0))
+        );
+
+        let mut some = Notes {
+            known: BTreeMap::from([(1, whole[1].clone())]),
+            ..Notes::default()
+        };
+        // Which prompts are computed together may round otherwise.
+        for (got, expected) in complete(&mut some).iter().flatten().zip(whole.iter().flatten()) {
+            assert_eq!(
+                (&got.text, got.num_tokens, got.finish),
+                (&expected.text, expected.num_tokens, expected.finish)
+            );
+            let difference = got.sum_logprob.zip(expected.sum_logprob).map(|(a, b)| (a - b).abs());
+            assert!(difference.is_some_and(|difference| difference < 1e-3), "{difference:?}");
+        }
+        assert_eq!(some.finished.keys().copied().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(some.last, (6, num_tokens));
+    }
+}
