@@ -11,6 +11,10 @@ use super::python::{self, Dumps};
 /// Items that `range` may give within one rendering: a template that asks for more does not end in sensible time.
 const MAX_RANGE_ITEMS: usize = 1_000_000;
 
+/// Instructions of one rendering: loops over what a template has stored end too. A second or so; a conversation of a
+/// thousand turns takes a hundredth of it.
+const MAX_INSTRUCTIONS: u64 = 50_000_000;
+
 /// The name of the filter that a `generation` block becomes.
 pub const GENERATION_FILTER: &str = "generation";
 
@@ -22,6 +26,7 @@ pub fn new() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(MAX_INSTRUCTIONS));
     environment.set_unknown_method_callback(method);
     environment.set_formatter(|out, _state, value| out.write_str(&python::str(value)).map_err(Error::from));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
