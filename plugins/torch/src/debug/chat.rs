@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use tch::Kind;
 
 use crate::lm::chat::{ChatOptions, Clock};
-use crate::lm::generate::{Finish, Generator, Options, Request};
+use crate::lm::generate::{Finish, Generator, Options, Prompt};
 use crate::lm::sampler::Sampling;
-use crate::lm::{self, Tokenizer, device};
+use crate::lm::text::TextStream;
+use crate::lm::{self, LmError, Tokenizer, device};
 
 /// `volvelle-torch chat`.
 #[derive(Args)]
@@ -86,8 +87,8 @@ pub fn chat(args: &ChatArgs) -> Result<()> {
         }
         let content = line.trim();
         if !content.is_empty() {
-            let answer = conversation.answer(content)?;
-            writeln!(stdout, "{answer}")?;
+            conversation.answer(content, &mut stdout)?;
+            writeln!(stdout)?;
             stdout.flush()?;
         }
     }
@@ -139,8 +140,46 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    fn answer(&mut self, content: &str) -> Result<String> {
+    /// Answers a message, and writes the answer as it grows.
+    fn answer(&mut self, content: &str, out: &mut impl Write) -> Result<()> {
         self.messages.push(json!({"role": "user", "content": content}));
+        let ids = self.prompt()?;
+        let prompt = Prompt {
+            ids: &ids,
+            seeds: &[self.args.seed.wrapping_add(self.num_answers)],
+            max_new_tokens: self.args.max_new_tokens,
+        };
+        self.num_answers += 1;
+        let options = self.generation();
+        let mut stream = TextStream::new(&self.tokenizer, true);
+        let (mut written, mut finish) = (Ok(()), None);
+        self.generator
+            .run(&self.tokenizer, &[prompt], &options, &mut |progress| {
+                for token in progress.tokens {
+                    if written.is_ok() {
+                        written = write_piece(out, stream.push(token.id));
+                    }
+                }
+                finish = progress
+                    .finished
+                    .into_iter()
+                    .flat_map(|(_, list)| list)
+                    .next()
+                    .or(finish.take());
+            })?;
+        written?;
+        write_piece(out, stream.finish())?;
+        let completion = finish.context("no answer was generated")?;
+        if completion.finish == Finish::Length {
+            eprintln!("\n(cut off after {} tokens)", completion.ids.len());
+        }
+        let text = self.tokenizer.decode(&completion.ids, true)?;
+        self.messages.push(json!({"role": "assistant", "content": text}));
+        Ok(())
+    }
+
+    /// The conversation so far as the model's tokens.
+    fn prompt(&self) -> Result<Vec<i64>> {
         let options = ChatOptions {
             clock: Clock::System,
             variables: self.args.variables.iter().cloned().collect::<Map<_, _>>(),
@@ -155,26 +194,7 @@ impl Conversation<'_> {
                 self.context
             );
         }
-        let request = Request {
-            ids,
-            seeds: vec![self.args.seed.wrapping_add(self.num_answers)],
-        };
-        self.num_answers += 1;
-        let options = self.generation();
-        let completions = self
-            .generator
-            .generate(&self.tokenizer, &[request], &options, &mut |_, _| ())?;
-        let completion = completions
-            .into_iter()
-            .flatten()
-            .next()
-            .context("no answer was generated")?;
-        let text = self.tokenizer.decode(&completion.ids, true)?;
-        if completion.finish == Finish::Length {
-            eprintln!("(cut off after {} tokens)", completion.ids.len());
-        }
-        self.messages.push(json!({"role": "assistant", "content": text}));
-        Ok(text)
+        Ok(ids)
     }
 
     fn generation(&self) -> Options {
@@ -194,4 +214,9 @@ impl Conversation<'_> {
             cache_memory: None,
         }
     }
+}
+
+fn write_piece(out: &mut impl Write, piece: Result<String, LmError>) -> Result<()> {
+    out.write_all(piece?.as_bytes())?;
+    Ok(out.flush()?)
 }

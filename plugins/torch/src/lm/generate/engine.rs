@@ -52,11 +52,20 @@ pub struct Rules<'a> {
 /// What a step has brought.
 #[derive(Debug, Default)]
 pub struct Progress {
-    pub num_tokens: usize,
+    /// Tokens that were drawn, of any completion.
+    pub tokens: Vec<Token>,
     /// Completions that were finished.
     pub num_completions: usize,
     /// Prompts whose completions are all finished now, and these.
     pub finished: Vec<(usize, Vec<Completion>)>,
+}
+
+/// A drawn token, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    pub prompt_idx: usize,
+    pub sample_idx: usize,
+    pub id: i64,
 }
 
 /// A backend with its pages, which are kept from one run to the next.
@@ -209,7 +218,7 @@ impl<'e, 'r> Run<'e, 'r> {
 
     fn complete(&mut self, report: &mut dyn FnMut(Progress)) -> Result<(), LmError> {
         loop {
-            if !self.progress.finished.is_empty() || self.progress.num_tokens > 0 {
+            if !self.progress.finished.is_empty() || !self.progress.tokens.is_empty() {
                 report(std::mem::take(&mut self.progress));
             }
             if stop::is_asked() {
@@ -394,7 +403,12 @@ impl<'e, 'r> Run<'e, 'r> {
                 self.running.push(sequence);
                 continue;
             }
-            self.progress.num_tokens += drawn.len();
+            let tokens = sequence.branches.iter().zip(&drawn).map(|(branch, drawn)| Token {
+                prompt_idx: branch.prompt_idx,
+                sample_idx: branch.sample_idx,
+                id: drawn.id,
+            });
+            self.progress.tokens.extend(tokens);
             let pages = std::mem::take(&mut sequence.pages);
             let (num_computed, num_known_pages) = (sequence.num_computed, sequence.num_known_pages);
             let (going_on, finished) = sequence.split(&drawn, &self.rules.stops);

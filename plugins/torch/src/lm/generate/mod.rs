@@ -198,7 +198,7 @@ impl Generator {
                 }
             }
             done.num_completions += progress.num_completions;
-            done.num_tokens += progress.num_tokens;
+            done.num_tokens += progress.tokens.len();
             follower.progress(done.num_completions, done.num_tokens);
         })?;
         Ok(done.all())
