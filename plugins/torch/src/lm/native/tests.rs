@@ -167,6 +167,7 @@ fn add_adapters(model: &mut CausalLm) {
                 a: Tensor::randn([r, input], options) * 0.1,
                 b: Tensor::randn([out, r], options) * 0.1,
                 scaling: 1.7,
+                dropout: None,
             })
         };
         layer.q_proj.adapter = adapter(&layer.q_proj, 4);
