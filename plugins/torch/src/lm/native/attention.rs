@@ -4,6 +4,11 @@
 //! positions in blocks that begin at multiples of the page size: chunking, neighbours in the batch and the pages'
 //! numbers change nothing in it.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops of constant length over several arrays of registers at once read best by index"
+)]
+
 use super::pages::PageAddress;
 use super::simd::{Kernel, Simd, exp};
 use crate::lm::generate::backend::PAGE_SIZE;

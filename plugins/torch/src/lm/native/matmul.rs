@@ -5,6 +5,11 @@
 //! whatever the number of rows and wherever in a tile the element is. Nothing is repacked; a panel of weight rows is read
 //! from memory once for all rows of `x`.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops of constant length over several arrays of registers at once read best by index"
+)]
+
 use std::ops::Range;
 
 use super::simd::{Kernel, Simd, load_up_to};

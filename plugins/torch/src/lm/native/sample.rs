@@ -16,6 +16,9 @@ const BUCKETS_PER_NAT: f32 = 64.0;
 /// Buckets for distances up to 16; in the last one are all that are farther, with weights below 1.2e-7.
 const NUM_BUCKETS: usize = 1025;
 
+/// Copies of the buckets, which neighbours take in turn: an addition need not wait for the one before.
+const BUCKET_COPIES: usize = 4;
+
 /// Buffers for one row.
 #[derive(Debug, Default)]
 pub struct Sampler {
@@ -24,7 +27,9 @@ pub struct Sampler {
     /// Probabilities, but for a factor that makes the greatest of them 1; 0 for what the filters drop.
     weights: Vec<f32>,
     best: Vec<f32>,
-    buckets: Vec<f64>,
+    /// The bucket of each score.
+    places: Vec<f32>,
+    buckets: Vec<[f64; BUCKET_COPIES]>,
     members: Vec<(f32, usize)>,
     block_sums: Vec<f64>,
 }
@@ -71,7 +76,7 @@ impl Sampler {
         unsafe { isa.run(weights) };
         if !is_greedy {
             self.drop_by_top_k(sampling.top_k);
-            self.drop_by_top_p(greatest, sampling.top_p);
+            self.drop_by_top_p(isa, greatest, sampling.top_p);
             self.drop_by_min_p(sampling.min_p as f32);
         }
         greatest
@@ -119,29 +124,38 @@ impl Sampler {
 
     /// transformers' `TopPLogitsWarper`: a token goes when the better ones already reach the sum; the best always stays.
     /// Of equal ones, those with lower ids are the better ones.
-    fn drop_by_top_p(&mut self, greatest: f32, top_p: f64) {
+    fn drop_by_top_p(&mut self, isa: Isa, greatest: f32, top_p: f64) {
         if top_p >= 1.0 {
             return;
         }
-        let bucket = |score: f32| (((greatest - score) * BUCKETS_PER_NAT) as usize).min(NUM_BUCKETS - 1);
+        self.places.resize(self.scores.len(), 0.0);
+        let places = Place {
+            scores: &self.scores,
+            greatest,
+            places: &mut self.places,
+        };
+        // SAFETY: the backend's instruction set is available.
+        unsafe { isa.run(places) };
         self.buckets.clear();
-        self.buckets.resize(NUM_BUCKETS, 0.0);
-        for (&score, &weight) in self.scores.iter().zip(&self.weights) {
-            self.buckets[bucket(score)] += f64::from(weight);
+        self.buckets.resize(NUM_BUCKETS, [0.0; BUCKET_COPIES]);
+        for (idx, (&place, &weight)) in self.places.iter().zip(&self.weights).enumerate() {
+            // SAFETY: a number from 0 to `NUM_BUCKETS - 1`, as `Place` says.
+            let place = unsafe { place.to_int_unchecked::<i32>() } as usize;
+            self.buckets[place][idx % BUCKET_COPIES] += f64::from(weight);
         }
-        let wanted = top_p * self.buckets.iter().sum::<f64>();
+        let mass = |at: usize| self.buckets[at].iter().sum::<f64>();
+        let wanted = top_p * (0..NUM_BUCKETS).map(mass).sum::<f64>();
         let mut before = 0.0;
         let mut last = 0;
-        while last + 1 < NUM_BUCKETS && before + self.buckets[last] < wanted {
-            before += self.buckets[last];
+        while last + 1 < NUM_BUCKETS && before + mass(last) < wanted {
+            before += mass(last);
             last += 1;
         }
         self.members.clear();
-        for (id, (&score, weight)) in self.scores.iter().zip(&mut self.weights).enumerate() {
-            let at = bucket(score);
-            if at == last && *weight > 0.0 {
-                self.members.push((score, id));
-            } else if at > last {
+        for (id, (&place, weight)) in self.places.iter().zip(&mut self.weights).enumerate() {
+            if place == last as f32 && *weight > 0.0 {
+                self.members.push((self.scores[id], id));
+            } else if place > last as f32 {
                 *weight = 0.0;
             }
         }
@@ -243,6 +257,30 @@ impl Kernel for Weigh<'_> {
                 let score = load_up_to::<S>(from.as_ptr(), from.len());
                 let weight = exp::<S>(S::sub(score, S::splat(greatest)));
                 store_up_to::<S>(to.as_mut_ptr(), weight, to.len());
+            }
+        }
+    }
+}
+
+/// The bucket of each score: whole numbers from 0 to `NUM_BUCKETS - 1`, whatever the scores are.
+struct Place<'a> {
+    scores: &'a [f32],
+    greatest: f32,
+    places: &'a mut [f32],
+}
+
+impl Kernel for Place<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (from, to) in self.scores.chunks(S::LANES).zip(self.places.chunks_mut(S::LANES)) {
+            // SAFETY: the caller has the instructions; both chunks have one length.
+            unsafe {
+                let score = load_up_to::<S>(from.as_ptr(), from.len());
+                let distance = S::sub(S::splat(self.greatest), score);
+                let place = S::mul(distance, S::splat(BUCKETS_PER_NAT));
+                // The bound comes second and so takes the place of NaN, too.
+                let place = S::max(S::splat(0.0), S::min(place, S::splat((NUM_BUCKETS - 1) as f32)));
+                store_up_to::<S>(to.as_mut_ptr(), S::round(place), to.len());
             }
         }
     }

@@ -81,11 +81,7 @@ impl Weights {
             None => embed_tokens,
         };
         let norm = array(&model.norm)?;
-        let layers = model
-            .layers
-            .iter()
-            .map(|layer| borrow_layer(layer))
-            .collect::<Option<_>>()?;
+        let layers = model.layers.iter().map(borrow_layer).collect::<Option<_>>()?;
         Some(Self {
             embed_tokens,
             layers,
