@@ -41,6 +41,17 @@ pub struct WordLevel {
 }
 
 impl Tokenizer {
+    /// Reads the tokenizer of a model folder, if it has a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn find(dir: &Path) -> Result<Option<Self>, LmError> {
+        match dir.join("tokenizer.json").exists() {
+            true => Self::load(dir).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Reads the tokenizer of a model folder.
     ///
     /// # Errors
@@ -53,7 +64,6 @@ impl Tokenizer {
             message: format!("not a tokenizer: {error}"),
         })?;
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
-        let generation = read_json(&dir.join("generation_config.json"))?;
         let config = read_json(&dir.join("config.json"))?;
         // What a training run once set; a text is encoded whole and alone here.
         inner.with_padding(None);
@@ -67,7 +77,7 @@ impl Tokenizer {
             message,
         })?;
         let special = |name: &str| inner.token_to_id(special_tokens.get(name)?.as_str()?).map(i64::from);
-        let mut eos_token_ids = ids(generation.get("eos_token_id").or_else(|| config.get("eos_token_id")));
+        let mut eos_token_ids = end_tokens(dir)?;
         if eos_token_ids.is_empty() {
             eos_token_ids.extend(special("eos_token"));
         }
@@ -202,6 +212,19 @@ impl Tokenizer {
             .as_ref()
             .ok_or_else(|| LmError::Template("the model folder has none; an instruct model is needed".to_owned()))
     }
+}
+
+/// Returns the tokens that end a generation by `generation_config.json` or `config.json` alone: none where neither names
+/// any.
+///
+/// # Errors
+/// A file is there but broken.
+pub fn end_tokens(dir: &Path) -> Result<Vec<i64>, LmError> {
+    let generation = read_json(&dir.join("generation_config.json"))?;
+    let config = read_json(&dir.join("config.json"))?;
+    Ok(ids(generation
+        .get("eos_token_id")
+        .or_else(|| config.get("eos_token_id"))))
 }
 
 /// What a token means for a text that comes token by token.
