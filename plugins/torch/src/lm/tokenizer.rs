@@ -13,8 +13,15 @@ use serde_json::{Map, Value, json};
 use super::LmError;
 use super::chat::{ChatOptions, ChatTemplate, token_text};
 use super::config::ids;
+use super::files::{self, write_json};
 use super::text::added_tokens;
 use crate::formats::Message;
+
+/// Bytes of a `tokenizer.json` that is worth reading; those of the largest vocabularies have 35 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Bytes of the files beside it.
+const MAX_SETTINGS_BYTES: u64 = 64 << 20;
 
 /// A tokenizer with its chat template and the tokens that end a text.
 pub struct Tokenizer {
@@ -58,7 +65,7 @@ impl Tokenizer {
     /// `tokenizer.json` is missing or broken, or the chat template is not a template.
     pub fn load(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| missing(dir, &path, source))?;
+        let bytes = files::if_there(files::read(&path, MAX_TOKENIZER_BYTES))?.ok_or_else(|| missing(dir, &path))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LmError::Invalid {
             path: path.clone(),
             message: format!("not a tokenizer: {error}"),
@@ -244,7 +251,8 @@ fn as_json(messages: &[impl Serialize]) -> Result<Vec<Value>, LmError> {
         .collect()
 }
 
-fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
+/// Says what a folder without a `tokenizer.json` has instead.
+fn missing(dir: &Path, path: &Path) -> LmError {
     let other = [
         "tokenizer.model",
         "spiece.model",
@@ -253,7 +261,7 @@ fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
         "vocab.json",
     ]
     .into_iter()
-    .find(|name| source.kind() == std::io::ErrorKind::NotFound && dir.join(name).exists());
+    .find(|name| dir.join(name).exists());
     match other {
         Some(name) => LmError::Invalid {
             path: path.to_owned(),
@@ -264,7 +272,7 @@ fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
         },
         None => LmError::Io {
             path: path.to_owned(),
-            source,
+            source: std::io::ErrorKind::NotFound.into(),
         },
     }
 }
@@ -400,25 +408,8 @@ impl WordLevel {
 
 /// Reads a JSON file that may be absent.
 fn read_json(path: &Path) -> Result<Value, LmError> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| LmError::Invalid {
-            path: path.to_owned(),
-            message: error.to_string(),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(source) => Err(LmError::Io {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<(), LmError> {
-    let text = serde_json::to_string_pretty(value).expect("a JSON value is JSON");
-    std::fs::write(path, text + "\n").map_err(|source| LmError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    let object = files::if_there(files::read_json_object(path, MAX_SETTINGS_BYTES))?;
+    Ok(object.map_or(Value::Null, Value::Object))
 }
 
 fn shorten(text: &str) -> String {

@@ -2,15 +2,18 @@
 //!
 //! PEFT's `LoraConfig`. What changes the numbers and is not known here is refused by its name, never ignored.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::targets::{Layers, Pattern, Targets};
-use crate::lm::LmError;
+use crate::lm::{LmError, files};
 
 /// The file's name in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
+
+/// Bytes of a config that is worth reading.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// The settings of an adapter, named as in PEFT.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,15 +78,8 @@ impl AdapterConfig {
     /// The file is missing or broken, or asks for something that is not supported.
     pub fn read(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read(&path).map_err(|source| LmError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let value: Value = serde_json::from_slice(&text).map_err(|error| invalid(&path, error.to_string()))?;
-        let object = value
-            .as_object()
-            .ok_or_else(|| invalid(&path, "expected a JSON object".to_owned()))?;
-        Self::parse(object).map_err(|message| invalid(&path, message))
+        let object = files::read_json_object(&path, MAX_CONFIG_BYTES)?;
+        Self::parse(&object).map_err(|message| files::invalid(&path, message))
     }
 
     fn parse(object: &Map<String, Value>) -> Result<Self, String> {
@@ -162,9 +158,7 @@ impl AdapterConfig {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, dir: &Path) -> Result<(), LmError> {
-        let path = dir.join(CONFIG_FILE);
-        let text = serde_json::to_string_pretty(&self.to_json()).expect("a JSON value is JSON");
-        std::fs::write(&path, text + "\n").map_err(|source| LmError::Io { path, source })
+        files::write_json(&dir.join(CONFIG_FILE), &self.to_json())
     }
 
     fn to_json(&self) -> Value {
@@ -319,11 +313,4 @@ impl<'a> Fields<'a> {
 fn string_list(value: &Value) -> Option<Vec<String>> {
     let list = value.as_array()?;
     list.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-}
-
-fn invalid(path: &Path, message: String) -> LmError {
-    LmError::Invalid {
-        path: PathBuf::from(path),
-        message,
-    }
 }

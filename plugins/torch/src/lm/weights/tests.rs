@@ -125,6 +125,47 @@ fn a_model_can_be_saved_over_the_file_that_it_is_mapped_from() {
 }
 
 #[test]
+fn a_folder_can_be_saved_onto_itself() {
+    let dir = sharded();
+    let companions = [
+        ("tokenizer_config.json", "{\"a\": 1}"),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("chat_templates/tool_use.jinja", "{{ tools }}"),
+    ];
+    fs::create_dir(dir.path().join("chat_templates")).expect("a folder");
+    for (name, text) in companions {
+        fs::write(dir.path().join(name), text).expect("it is written");
+    }
+    let loaded = load(dir.path()).expect("it loads");
+    // And into another one, whose companions are of the first.
+    let other = tempfile::tempdir().expect("a temporary folder");
+    for to in [dir.path(), other.path()] {
+        lm::save(&loaded, to, dir.path()).expect("it is saved");
+        assert_same(&load(to).expect("it loads"), &model());
+        assert_same(&loaded, &model());
+        for (name, text) in companions {
+            assert_eq!(fs::read_to_string(to.join(name)).expect("it is there"), text, "{name}");
+        }
+        let names = fs::read_dir(to)
+            .expect("the folder")
+            .flatten()
+            .map(|entry| entry.file_name());
+        assert_eq!(names.count(), 5, "nothing of the earlier weights is left");
+    }
+}
+
+#[test]
+fn a_model_is_there_until_the_next_one_is_written() {
+    let dir = sharded();
+    // The new weights can't be written: something else has their place.
+    fs::create_dir(dir.path().join(format!("{SINGLE}.partial"))).expect("a folder");
+    lm::checkpoint::write_weights(&model(), dir.path())
+        .map(drop)
+        .expect_err("it can't be written");
+    assert_same(&load(dir.path()).expect("it loads"), &model());
+}
+
+#[test]
 fn shards_hold_what_one_file_holds() {
     let dir = sharded();
     assert!(
