@@ -1,7 +1,7 @@
 //! Text to token ids and back, and the tokenizers that are made here.
 //!
-//! As transformers reads a folder: `tokenizer.json` computes, `tokenizer_config.json` adds tokens and names the special
-//! ones. Whether a begin or end token is added is the post-processor's decision alone; `add_bos_token` and
+//! As transformers reads a folder: `tokenizer.json` computes (but for a `LlamaTokenizer`, whose class has rules of its own),
+//! `tokenizer_config.json` adds tokens and names the special ones. Whether a begin or end token is added is the post-processor's decision alone; `add_bos_token` and
 //! `add_eos_token` beside a `tokenizer.json` change nothing (transformers 5, `_from_pretrained`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use super::LmError;
 use super::chat::{ChatOptions, ChatTemplate, token_text};
 use super::config::ids;
 use super::files::{self, write_json};
-use super::text::added_tokens;
+use super::text::{added_tokens, metaspace};
 use crate::formats::Message;
 
 /// Bytes of a `tokenizer.json` that is worth reading; those of the largest vocabularies have 35 MB.
@@ -66,12 +66,15 @@ impl Tokenizer {
     pub fn load(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join("tokenizer.json");
         let bytes = files::if_there(files::read(&path, MAX_TOKENIZER_BYTES))?.ok_or_else(|| missing(dir, &path))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LmError::Invalid {
-            path: path.clone(),
-            message: format!("not a tokenizer: {error}"),
-        })?;
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
         let config = read_json(&dir.join("config.json"))?;
+        let mut inner = if metaspace::is_meant(&settings, &config) {
+            let own = serde_json::from_slice(&bytes).map_err(|error| not_a_tokenizer(&path, &error))?;
+            tokenizers::Tokenizer::from_bytes(metaspace::rebuilt(own, &settings).to_string())
+        } else {
+            tokenizers::Tokenizer::from_bytes(&bytes)
+        }
+        .map_err(|error| not_a_tokenizer(&path, &*error))?;
         // What a training run once set; a text is encoded whole and alone here.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| LmError::Invalid {
@@ -249,6 +252,10 @@ fn as_json(messages: &[impl Serialize]) -> Result<Vec<Value>, LmError> {
         .iter()
         .map(|message| serde_json::to_value(message).map_err(|error| LmError::Template(format!("a message: {error}"))))
         .collect()
+}
+
+fn not_a_tokenizer(path: &Path, error: &dyn std::error::Error) -> LmError {
+    files::invalid(path, format!("not a tokenizer: {error}"))
 }
 
 /// Says what a folder without a `tokenizer.json` has instead.
