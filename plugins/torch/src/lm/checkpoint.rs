@@ -28,6 +28,9 @@ const COMPANIONS: &[&str] = &[
     "generation_config.json",
 ];
 
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// Weights in files of at most this size, as transformers 4 writes them.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
@@ -42,12 +45,37 @@ const MAX_SHARD_BYTES: usize = 5_000_000_000;
 pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm, LmError> {
     let mut config = Config::read(dir)?;
     let weights = Weights::open(dir)?;
-    let expected = expected_shapes(&config);
+    let embeddings = settle_tying(&mut config, &weights)?;
+    let stored = |name: &str| match name {
+        EMBEDDINGS => embeddings.to_owned(),
+        name => name.to_owned(),
+    };
+    let mut expected = expected_shapes(&config);
+    for (name, _) in &mut expected {
+        *name = stored(name);
+    }
     weights.check(&expected)?;
     if !config.names_dtype() {
         config.dtype = weights.kind(&expected[0].0)?;
     }
-    CausalLm::build(config, device, kind, |name, _| weights.load(name, device, kind))
+    CausalLm::build(config, device, kind, |name, _| {
+        weights.load(&stored(name), device, kind)
+    })
+}
+
+/// Decides what a config that ties the embeddings to the head means where the weights have a head, and returns the name that
+/// the embeddings are stored by: a head of its own is not tied, a head alone is both (transformers' `tie_weights`).
+fn settle_tying(config: &mut Config, weights: &Weights) -> Result<&'static str, LmError> {
+    if !config.tie_word_embeddings || !weights.has(HEAD) {
+        return Ok(EMBEDDINGS);
+    }
+    if !weights.has(EMBEDDINGS) {
+        return Ok(HEAD);
+    }
+    if !weights.are_equal(EMBEDDINGS, HEAD)? {
+        config.untie();
+    }
+    Ok(EMBEDDINGS)
 }
 
 /// Returns the names of the files in a model folder that hold its weights, the index of shards not counted.

@@ -169,6 +169,12 @@ impl Config {
         DTYPE_KEYS.iter().any(|key| fields.get(key).is_some())
     }
 
+    /// Gives the model a head of its own.
+    pub(super) fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+        self.raw.insert("tie_word_embeddings".to_owned(), false.into());
+    }
+
     /// Returns the object to write as `config.json` beside weights of kind `self.dtype`.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut raw = self.raw.clone();
