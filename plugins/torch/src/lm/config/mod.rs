@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 use self::family::Family;
-use self::fields::Fields;
+pub(super) use self::fields::Fields;
 use self::rope::rope_settings;
 use super::LmError;
 use super::files;
