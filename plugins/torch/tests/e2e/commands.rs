@@ -308,6 +308,32 @@ fn end_tokens_are_known_without_a_tokenizer_and_text_is_asked_for_in_vain() {
 }
 
 #[test]
+fn a_model_is_trained_in_its_own_folder() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    copy_model("llama3-gqa-sharded", dir.path());
+    let tokenizer = std::fs::read(dir.path().join("tokenizer.json")).expect("it is there");
+    let lines = id_lines(&[vec![5, 6, 7, 8]]);
+    let options = ["--learning-rate", "0.01", "--save", dir.path().to_str().expect("UTF-8")];
+    let losses = |options: &[&str]| -> Vec<f64> {
+        let lines = lines_of(&volvelle_torch("train-step", dir.path(), options, &lines));
+        lines.iter().filter_map(|line| line["loss"].as_f64()).collect()
+    };
+    let (first, second) = (losses(&options), losses(&options));
+    assert!(
+        first[1] < first[0] && (second[0] - first[1]).abs() < 1e-6,
+        "{first:?} {second:?}"
+    );
+    assert_eq!(
+        std::fs::read(dir.path().join("tokenizer.json")).expect("it is there"),
+        tokenizer
+    );
+    assert!(
+        !dir.path().join("model.safetensors.index.json").exists(),
+        "it is one file now"
+    );
+}
+
+#[test]
 fn sampling_depends_on_the_seed_alone() {
     let prompts: Vec<Vec<i64>> = from_json(&Golden::of_model("smollm-tied").json["generate"]["prompt_ids"]);
     let sample = |seed: &str, batch: &str| {
