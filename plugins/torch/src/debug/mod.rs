@@ -15,7 +15,7 @@ use tch::Kind;
 
 use crate::formats::read_jsonl_numbered;
 use crate::lm::lora::AdapterConfig;
-use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
+use crate::lm::{self, CausalLm, Tokenizer, device, lora};
 
 /// The model, and how it computes.
 #[derive(Args)]
@@ -48,7 +48,7 @@ enum Dtype {
     Float32,
     Bfloat16,
     Float16,
-    /// As config.json says.
+    /// As config.json says, else as the weights are.
     Auto,
 }
 
@@ -74,7 +74,7 @@ impl ModelArgs {
             Dtype::Float32 => Kind::Float,
             Dtype::Bfloat16 => Kind::BFloat16,
             Dtype::Float16 => Kind::Half,
-            Dtype::Auto => Config::read(&self.model)?.dtype,
+            Dtype::Auto => lm::checkpoint::dtype(&self.model)?,
         })
     }
 

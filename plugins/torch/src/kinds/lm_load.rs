@@ -40,8 +40,7 @@ pub fn run(job: &Job) -> Result<()> {
 }
 
 fn take_folder(path: &Path, output: &Path) -> Result<CausalLm> {
-    let config = lm::Config::read(path)?;
-    let model = lm::load(path, Device::Cpu, config.dtype)?;
+    let model = lm::load(path, Device::Cpu, lm::checkpoint::dtype(path)?)?;
     Tokenizer::load(path)?;
     copy_files(path, output)?;
     Ok(model)

@@ -43,24 +43,55 @@ const MAX_SHARD_BYTES: usize = 5_000_000_000;
 /// A file is missing or broken, the architecture is unknown, a tensor does not fit the config or holds a value that is
 /// not finite, or the memory is full.
 pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm, LmError> {
-    let mut config = Config::read(dir)?;
-    let weights = Weights::open(dir)?;
-    let embeddings = settle_tying(&mut config, &weights)?;
-    let stored = |name: &str| match name {
-        EMBEDDINGS => embeddings.to_owned(),
-        name => name.to_owned(),
-    };
-    let mut expected = expected_shapes(&config);
-    for (name, _) in &mut expected {
-        *name = stored(name);
-    }
-    weights.check(&expected)?;
-    if !config.names_dtype() {
-        config.dtype = weights.kind(&expected[0].0)?;
-    }
+    let Opened {
+        config,
+        weights,
+        embeddings,
+    } = Opened::new(dir)?;
     CausalLm::build(config, device, kind, |name, _| {
-        weights.load(&stored(name), device, kind)
+        weights.load(stored(name, embeddings), device, kind)
     })
+}
+
+/// Returns the kind of number that the weights of a folder are in: as its config says, else as they are.
+///
+/// # Errors
+/// As [`load`].
+pub fn dtype(dir: &Path) -> Result<Kind, LmError> {
+    Ok(Opened::new(dir)?.config.dtype)
+}
+
+/// A model folder whose config and weights fit each other.
+struct Opened {
+    config: Config,
+    weights: Weights,
+    /// The name that the embeddings are stored by.
+    embeddings: &'static str,
+}
+
+impl Opened {
+    fn new(dir: &Path) -> Result<Self, LmError> {
+        let mut config = Config::read(dir)?;
+        let weights = Weights::open(dir)?;
+        let embeddings = settle_tying(&mut config, &weights)?;
+        let mut expected = expected_shapes(&config);
+        for (name, _) in &mut expected {
+            *name = stored(name, embeddings).to_owned();
+        }
+        weights.check(&expected)?;
+        if !config.names_dtype() {
+            config.dtype = weights.kind(&expected[0].0)?;
+        }
+        Ok(Self {
+            config,
+            weights,
+            embeddings,
+        })
+    }
+}
+
+fn stored<'a>(name: &'a str, embeddings: &'a str) -> &'a str {
+    if name == EMBEDDINGS { embeddings } else { name }
 }
 
 /// Decides what a config that ties the embeddings to the head means where the weights have a head, and returns the name that

@@ -175,14 +175,15 @@ fn a_head_in_the_file_of_a_tied_model_counts_as_in_transformers() {
     let tied =
         CausalLm::random(Config::new(&sizes, 20, 1, 0).expect("the sizes fit"), 3, Device::Cpu).expect("a model");
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let loaded = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    type Parameters = Vec<(String, Tensor)>;
+    let loaded = |change: &dyn Fn(&mut Parameters)| {
         lm::checkpoint::write_weights(&tied, dir.path()).expect("it is written");
         let mut list = tied.named_parameters();
         change(&mut list);
         write_tensors(list, &dir.path().join(SINGLE)).expect("it is written");
         load(dir.path()).expect("it loads")
     };
-    let head = |head: Tensor| move |list: &mut Vec<(String, Tensor)>| list.push((HEAD.to_owned(), head.copy()));
+    let head = |head: Tensor| move |list: &mut Parameters| list.push((HEAD.to_owned(), head.copy()));
     // The same again: tied.
     let again = loaded(&head(tied.embed_tokens.shallow_clone()));
     assert!(again.lm_head.is_none());
@@ -198,6 +199,18 @@ fn a_head_in_the_file_of_a_tied_model_counts_as_in_transformers() {
     lm::checkpoint::write_weights(&untied, dir.path()).expect("it is written");
     assert_same(&load(dir.path()).expect("it loads"), &untied);
     assert!(!Config::read(dir.path()).expect("a config").tie_word_embeddings);
+}
+
+#[test]
+fn weights_say_their_kind_where_the_config_does_not() {
+    let dir = folder();
+    assert_eq!(lm::checkpoint::dtype(dir.path()).expect("a folder"), Kind::Float);
+    write_model(model().named_parameters(), dir.path(), Kind::BFloat16, usize::MAX).expect("it is written");
+    let path = dir.path().join("config.json");
+    let mut config = files::read_json_object(&path, 1 << 20).expect("the config");
+    config.remove("torch_dtype").expect("it was there");
+    fs::write(&path, Value::Object(config).to_string()).expect("it is written");
+    assert_eq!(lm::checkpoint::dtype(dir.path()).expect("a folder"), Kind::BFloat16);
 }
 
 #[test]
