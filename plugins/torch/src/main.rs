@@ -25,6 +25,8 @@ enum Command {
     Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} -> {"output_ids": [...], "text": "..."}.
     Generate(debug::generate::GenerateArgs),
+    /// Compares answers: lines {"gold": "...", "pred": "..."} -> {"equal": true, "how": "..."}.
+    Verify(debug::verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Worker { request } => work(&request),
         Command::Score(args) => report(debug::score::score(&args)),
         Command::Generate(args) => report(debug::generate::generate(&args)),
+        Command::Verify(args) => report(debug::verify::verify(&args)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub mod score;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -10,3 +10,4 @@ mod pipelines;
 mod reference;
 mod resume;
 mod sft_reference;
+mod verify_reference;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::value;
+use super::compare::is_answer;
 
 /// Commands that frame a final answer.
 const BOXES: [&str; 2] = ["\\boxed", "\\fbox"];
@@ -24,13 +24,22 @@ pub fn extract(text: &str) -> Option<String> {
         return last_box(text);
     }
     let whole = text.trim();
-    if value::is_value(whole) {
+    if is_answer(whole) {
         return Some(whole.to_owned());
     }
     marked(text)
         .or_else(|| spoken(text))
+        .or_else(|| last_price(text))
         .or_else(|| last_formula_or_number(text))
         .filter(|answer| !answer.is_empty())
+}
+
+/// Returns a reference answer without the text around it, of which a data set may have some.
+pub(super) fn reference_answer(text: &str) -> String {
+    if BOXES.iter().any(|name| text.contains(name)) {
+        return last_box(text).unwrap_or_default();
+    }
+    text.to_owned()
 }
 
 /// Returns the content of the first box.
@@ -48,7 +57,7 @@ pub fn end_of_last_box(text: &str) -> Option<usize> {
 }
 
 /// Removes `<think>` parts; `None` if the text never stops thinking.
-fn without_thought(text: &str) -> Option<String> {
+pub(super) fn without_thought(text: &str) -> Option<String> {
     let mut rest = text;
     let mut kept = String::new();
     while let Some((before, thought)) = rest.split_once("<think>") {
@@ -122,17 +131,33 @@ fn matching_brace(text: &str) -> Option<usize> {
     None
 }
 
-/// Returns the last box, with those before it that commas or "and" join to it: they are one list.
+/// Returns the last box, with those before it that commas or short words join to it: they are one list.
 fn last_box(text: &str) -> Option<String> {
-    static JOINT: LazyLock<Regex> = LazyLock::new(|| regex(r"^(?i)[\s$,;]*(and|or)?[\s$,;]*$"));
     let found: Option<Vec<Framed>> = boxes(text).into_iter().collect();
     let found = found?;
     let mut first = found.len().checked_sub(1)?;
-    while first > 0 && JOINT.is_match(&text[found[first - 1].end..found[first].start]) {
+    while first > 0 && joins(&text[found[first - 1].end..found[first].start]) {
         first -= 1;
     }
-    let contents: Vec<&str> = found[first..].iter().map(|framed| framed.content).collect();
+    let mut contents: Vec<&str> = Vec::new();
+    for framed in &found[first..] {
+        if !contents.contains(&framed.content) {
+            contents.push(framed.content);
+        }
+    }
     Some(contents.join(", ")).filter(|answer| !answer.is_empty())
+}
+
+/// Returns whether what stands between two boxes makes a list of them: commas, plus signs, or a few words with "and".
+fn joins(between: &str) -> bool {
+    static LOOKS: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"\\(?:text|textbf|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad\b|\\[,;:! ()\[\]]|\$|\*\*"));
+    static LIST: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)$"));
+    static LINES: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*\n\s*$"));
+    static TURN: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:not|no|but|so|wait|wrong|then|thus|hence|instead|check)\b"));
+    let plain = LOOKS.replace_all(between, " $1 ");
+    LIST.is_match(&plain) && !LINES.is_match(&plain) && !TURN.is_match(&plain)
 }
 
 /// Returns what follows the last `####` in its line.
@@ -153,7 +178,7 @@ fn spoken(text: &str) -> Option<String> {
         .trim()
         .trim_matches('*')
         .trim();
-    if value::is_value(sentence) || sentence.split_whitespace().count() <= 1 {
+    if is_answer(sentence) || sentence.split_whitespace().count() <= 1 {
         return Some(sentence.to_owned());
     }
     let denied = sentence
@@ -195,6 +220,13 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
     static NUMBER: LazyLock<Regex> =
         LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
     NUMBER.find_iter(text).map(|found| found.as_str())
+}
+
+/// Returns an amount of money that the text ends with and that has a decimal comma, as in `2,74 $`.
+fn last_price(text: &str) -> Option<String> {
+    static PRICE: LazyLock<Regex> = LazyLock::new(|| regex(r"(\d+),(\d\d)\s?\\?[$€][^\d]*$"));
+    let found = PRICE.captures(text)?;
+    Some(format!("{}.{}", &found[1], &found[2]))
 }
 
 #[cfg(test)]

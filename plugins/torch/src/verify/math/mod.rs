@@ -1,18 +1,27 @@
 //! The math verifier: finds the answer that a text states, and compares it with the reference.
 //!
-//! Exact and modest: equal text after normalization, or equal rational values. What it can't read it calls different,
-//! because a false "right" teaches a wrong answer and a false "wrong" only wastes a sample. Symbolic equality is not
-//! here. All work is bounded by the length of the text.
+//! `extract` finds the answer, `lex` cuts it into tokens, `expr` and `answer` read them, `compare` decides. Values are
+//! compared and not forms: exactly where arithmetic allows it (`rational`, `residue`, `surd`), otherwise in floating
+//! point with a bound of the error (`numeric`). What it can't read it calls different, because a false "right" teaches a
+//! wrong answer and a false "wrong" only wastes a sample. All work is bounded.
 
+mod answer;
+mod compare;
+mod expr;
 mod extract;
+mod lex;
+mod numeric;
 mod rational;
-mod value;
+mod reals;
+mod residue;
+mod surd;
+mod units;
 
 use std::borrow::Cow;
 
 use super::{BacktrackPatterns, Verdict, count_backtracks, failure};
+pub use compare::{Comparison, compare, equal};
 pub use extract::{end_of_last_box, extract};
-pub use value::equal;
 
 /// Words of a step's first sentence that name it where it has no heading.
 const MAX_NAME_WORDS: usize = 12;
@@ -34,6 +43,18 @@ pub fn judge(reference: &str, completion: &str) -> Verdict {
         num_backtracks: count_backtracks(completion, BacktrackPatterns::usual()),
         failure,
     }
+}
+
+/// Compares a reference answer, perhaps with text around it, with a model's answer or its whole response.
+pub fn compare_texts(reference: &str, response: &str) -> Comparison {
+    let stated = extract(response).or_else(|| extract::without_thought(response));
+    let Some(stated) = stated else {
+        return Comparison {
+            equal: false,
+            how: "unparsed",
+        };
+    };
+    compare(&extract::reference_answer(reference), &stated)
 }
 
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.
