@@ -118,8 +118,8 @@ fn read_list(tokens: &[Tok], depth: usize) -> Answer {
     if tokens.is_empty() || depth > MAX_DEPTH {
         return Answer::Unparsed;
     }
-    if let Some(choice) = read_choice(tokens, depth) {
-        return choice;
+    if let Some(found) = read_choice(tokens, depth).or_else(|| read_turned_brackets(tokens, depth)) {
+        return found;
     }
     let joins = |token: &Token| matches!(token, Token::Op(',' | ';')) || is_word(token, &["and", "or"]);
     let (parts, joints) = split(tokens, joins);
@@ -434,13 +434,30 @@ fn read_number_set(tokens: &[Tok], depth: usize) -> Option<Answer> {
     Some(Answer::Reals(all))
 }
 
+/// Reads intervals with brackets that turn away from an open end: `]1, 2[`.
+fn read_turned_brackets(tokens: &[Tok], depth: usize) -> Option<Answer> {
+    let [first, inner @ .., last] = tokens else { return None };
+    let open = match first.token {
+        Token::Close('[') => '(',
+        Token::Open('[') => '[',
+        _ => return None,
+    };
+    let close = match last.token {
+        Token::Open('[') => ')',
+        Token::Close('[') => ']',
+        _ => return None,
+    };
+    let turned = open == '(' || close == ')';
+    if !turned || inner.iter().any(|tok| matches!(tok.token, Token::Open('[') | Token::Close('['))) {
+        return None;
+    }
+    let ends = members(inner, depth)?;
+    (ends.len() == 2).then_some(Answer::Tuple(open, close, ends))
+}
+
 /// Reads tuples, intervals and sets.
 fn read_bracket(tokens: &[Tok], depth: usize) -> Option<Answer> {
     let (first, last) = (tokens.first()?, tokens.last()?);
-    if let (Token::Close('['), Token::Open('[')) = (&first.token, &last.token) {
-        // ]1, 2[
-        return Some(Answer::Tuple('(', ')', members(&tokens[1..tokens.len() - 1], depth)?)).filter(|found| matches!(found, Answer::Tuple(_, _, members) if members.len() == 2));
-    }
     let Token::Open(open @ ('(' | '[' | 'S' | '<')) = first.token else {
         return None;
     };

@@ -134,6 +134,9 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         }
         (Answer::Quantity(a), Answer::Quantity(b)) => is_same_quantity(a, b),
         (Answer::Text(a), Answer::Text(b)) => a == b,
+        (Answer::Text(words), other @ Answer::Quantity(_)) | (other @ Answer::Quantity(_), Answer::Text(words)) => {
+            matches!(words.as_slice(), [word] if word.len() == 1 && is_letter(other, word.chars().next().unwrap_or(' ')))
+        }
         (Answer::Ratio(a), Answer::Ratio(b)) => is_same_ratio(a, b),
         (Answer::Ratio(ratio), Answer::Quantity(value)) | (Answer::Quantity(value), Answer::Ratio(ratio)) => {
             let [above, below] = ratio.as_slice() else { return false };
@@ -372,10 +375,56 @@ fn difference(relation: &Relation) -> Option<Expr> {
     (!expr.is_constant()).then_some(expr)
 }
 
+/// Returns the numerator over a common denominator: y - 1/x = 0 is xy - 1 = 0.
+fn numerator(expr: &Expr) -> Expr {
+    const MAX_PARTS: usize = 60;
+
+    fn product(a: Expr, b: Expr) -> Expr {
+        let one = Expr::integer(1);
+        match (a == one, b == one) {
+            (true, _) => b,
+            (_, true) => a,
+            _ => Expr::Product(vec![a, b]),
+        }
+    }
+    fn fraction(expr: &Expr) -> (Expr, Expr) {
+        match expr {
+            Expr::Sum(parts) => {
+                let zero = (Expr::Sum(Vec::new()), Expr::integer(1));
+                parts.iter().map(fraction).fold(zero, |(above, below), (a, b)| {
+                    let sum = Expr::Sum(vec![product(above, b.clone()), product(a, below.clone())]);
+                    (sum, product(below, b))
+                })
+            }
+            Expr::Product(parts) => {
+                let one = (Expr::integer(1), Expr::integer(1));
+                let mut parts = parts.iter().map(fraction);
+                parts.by_ref().fold(one, |(above, below), (a, b)| (product(above, a), product(below, b)))
+            }
+            Expr::Quotient(a, b) => {
+                let ((a, b), (c, d)) = (fraction(a), fraction(b));
+                (product(a, d), product(b, c))
+            }
+            Expr::Negative(a) => {
+                let (above, below) = fraction(a);
+                (Expr::Negative(Box::new(above)), below)
+            }
+            other => (other.clone(), Expr::integer(1)),
+        }
+    }
+    let mut num_parts = 0;
+    expr.walk(&mut |_| num_parts += 1);
+    if num_parts > MAX_PARTS {
+        return expr.clone();
+    }
+    fraction(expr).0
+}
+
 /// The two differences of the sides have a constant ratio.
 fn is_same_equation(a: &Relation, b: &Relation) -> bool {
     let (Some(a), Some(b)) = (difference(a), difference(b)) else { return false };
-    a.variables() == b.variables() && constant_ratio(&a, &b).is_some()
+    a.variables() == b.variables()
+        && (constant_ratio(&a, &b).is_some() || constant_ratio(&numerator(&a), &numerator(&b)).is_some())
 }
 
 fn is_same_inequality(a: &Relation, b: &Relation) -> bool {
@@ -608,7 +657,11 @@ fn is_rounded(a: &Expr, b: &Expr) -> bool {
     if comes_out {
         return rounded.places >= 12 && distance <= 1e-14 * size;
     }
-    distance <= (0.999 * rounded.unit).max(1e-15 * size) && distance <= 5e-5 * size
+    // Rounded by half of the last place at most, or cut off and so nearer to zero.
+    let decimal_is_first = std::ptr::eq(exact, b);
+    let (decimal_size, exact_size) = if decimal_is_first { (x.re.abs(), y.re.abs()) } else { (y.re.abs(), x.re.abs()) };
+    let allowed = if decimal_size < exact_size { 0.9999 } else { 0.5001 } * rounded.unit;
+    distance <= allowed.max(1e-15 * size) && distance <= 5e-5 * size
 }
 
 #[cfg(test)]

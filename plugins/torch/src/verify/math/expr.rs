@@ -5,6 +5,8 @@
 use super::lex::{Tok, Token};
 
 const MAX_DEPTH: usize = 40;
+/// Divisions, or signs behind an operand, one after the other.
+const MAX_CHAIN: usize = 20;
 
 /// A mathematical expression.
 #[derive(Debug, Clone, PartialEq)]
@@ -186,10 +188,15 @@ impl<'a> Parser<'a> {
 
     fn product(&mut self) -> Option<Expr> {
         let mut value = self.signed()?;
+        let mut divisions = 0;
         loop {
             if self.eat_op('*') {
                 value = times(value, self.signed()?);
             } else if self.eat_op('/') {
+                divisions += 1;
+                if divisions > MAX_CHAIN {
+                    return None;
+                }
                 let below = self.signed()?;
                 value = Expr::Quotient(Box::new(value), Box::new(below));
             } else if self.starts_factor() {
@@ -242,9 +249,9 @@ impl<'a> Parser<'a> {
         {
             return Some(Expr::Sum(vec![value, part]));
         }
-        loop {
+        for _ in 0..MAX_CHAIN {
             if self.eat_op('!') {
-                // `n!!` and `n! = ...` without a space are other things.
+                // The double factorial is another thing.
                 if self.peek() == Some(&Token::Op('!')) {
                     return None;
                 }
@@ -263,6 +270,7 @@ impl<'a> Parser<'a> {
                 return Some(value);
             }
         }
+        None
     }
 
     /// Behind `^`: a degree sign, bare or in braces.
@@ -487,9 +495,7 @@ impl<'a> Parser<'a> {
             }
         }
         let argument = if matches!(self.peek(), Some(Token::Open('(' | '{'))) {
-            let inner = self.operand()?;
-            // `\sin (x)^2` is read by some as \sin (x^2).
-            inner
+            self.operand()?
         } else {
             self.argument()?
         };

@@ -153,7 +153,7 @@ fn joins(between: &str) -> bool {
     static LOOKS: LazyLock<Regex> =
         LazyLock::new(|| regex(r"\\(?:text|textbf|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad\b|\\[,;:! ()\[\]]|\$|\*\*"));
     static LIST: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)$"));
+        LazyLock::new(|| regex(r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)(?:[a-z](?:_\{?\w\}?)?\s*=\s*)?$"));
     static LINES: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*\n\s*$"));
     static TURN: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:not|no|but|so|wait|wrong|then|thus|hence|instead|check)\b"));
     let plain = LOOKS.replace_all(between, " $1 ");
@@ -196,13 +196,16 @@ fn spoken(text: &str) -> Option<String> {
 /// Returns the last formula or, where a number stands behind it, that.
 fn last_formula_or_number(text: &str) -> Option<String> {
     let place = |part: &str| part.as_ptr() as usize + part.len();
+    static DENIED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:not|never|isn't)\s+[$\\(\[]*$"));
     let formula = formulas(text).into_iter().last();
     let number = numbers(text).last();
-    match (formula, number) {
-        (Some(formula), Some(number)) if place(number) > place(formula) => Some(number.to_owned()),
-        (Some(formula), _) => Some(formula.to_owned()),
-        (None, number) => number.map(str::to_owned),
-    }
+    let found = match (formula, number) {
+        (Some(formula), Some(number)) if place(number) > place(formula) => number,
+        (Some(formula), _) => formula,
+        (None, number) => number?,
+    };
+    let start = found.as_ptr() as usize - text.as_ptr() as usize;
+    (!DENIED.is_match(&text[..start])).then(|| found.to_owned())
 }
 
 /// Returns the contents of `$...$`, `\(...\)` and `\[...\]`.

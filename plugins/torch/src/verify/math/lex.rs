@@ -8,6 +8,8 @@ use super::units;
 /// Longer answers are compared as text alone.
 pub(super) const MAX_LENGTH: usize = 4000;
 
+const MAX_TEXTS: usize = 10;
+
 /// Stands for a comma that can only separate thousands (`{,}` or `,\!`).
 const THOUSANDS: char = '\u{1}';
 
@@ -220,9 +222,10 @@ pub(super) fn lex(text: &str) -> Option<Vec<Tok>> {
         at: 0,
         out: Vec::new(),
         depth: 0,
+        texts: 0,
         spaced: false,
     };
-    lexer.run(None, false);
+    lexer.run(false);
     Some(lexer.out)
 }
 
@@ -294,6 +297,8 @@ struct Lexer {
     out: Vec<Tok>,
     /// Brackets that are open, not counting groups: inside them a comma separates.
     depth: usize,
+    /// `\\text` inside of which the lexer is.
+    texts: usize,
     spaced: bool,
 }
 
@@ -308,7 +313,7 @@ impl Lexer {
     }
 
     /// Reads up to the end, or in text to the brace that closes it.
-    fn run(&mut self, until_close: Option<()>, text: bool) {
+    fn run(&mut self, text: bool) {
         let mut groups = 0usize;
         while let Some(c) = self.peek(0) {
             match c {
@@ -316,7 +321,7 @@ impl Lexer {
                     self.spaced = true;
                     self.at += 1;
                 }
-                '}' if until_close.is_some() && groups == 0 => {
+                '}' if text && groups == 0 => {
                     self.at += 1;
                     return;
                 }
@@ -553,6 +558,14 @@ impl Lexer {
                 self.spaced = true;
                 return;
             }
+            "not" => {
+                self.skip_spaces();
+                if self.peek(0) != Some('=') {
+                    return self.push(Token::Command(name.to_owned()), text);
+                }
+                self.at += 1;
+                Token::Op('≠')
+            }
             "lbrace" => Token::Open('S'),
             "rbrace" => Token::Close('S'),
             "lbrack" => Token::Open('['),
@@ -655,14 +668,21 @@ impl Lexer {
             self.chars[self.at + 1..self.at + close].iter().collect()
         });
         let content = content.trim();
+        if self.texts >= MAX_TEXTS {
+            return;
+        }
+        let after_number = matches!(
+            self.out.last().map(|tok| &tok.token),
+            Some(Token::Number(_) | Token::Close(_))
+        );
+        let unit = after_number && units::is_short(content);
+        if !unit && FUNCTIONS.iter().any(|(spelled, _)| *spelled == content) {
+            self.at += close.unwrap_or(0) + 1;
+            return self.name(content.to_owned());
+        }
         if matches!(name, "mathrm" | "operatorname" | "mathsf") {
-            let after_number = matches!(
-                self.out.last().map(|tok| &tok.token),
-                Some(Token::Number(_) | Token::Close(_))
-            );
-            let known = FUNCTIONS.iter().any(|(spelled, _)| *spelled == content);
-            let variable = content.len() == 1 && !(after_number && units::is_short(content) && content != "e");
-            if known || variable {
+            let variable = content.len() == 1 && !(unit && content != "e");
+            if variable {
                 self.at += close.unwrap_or(0) + 1;
                 return self.name(content.to_owned());
             }
@@ -673,7 +693,9 @@ impl Lexer {
         self.at += 1;
         // A word against a number is apart from it all the same.
         self.spaced = true;
-        self.run(Some(()), true);
+        self.texts += 1;
+        self.run(true);
+        self.texts -= 1;
         self.spaced = true;
     }
 }

@@ -15,6 +15,8 @@ mod rational;
 mod reals;
 mod residue;
 mod surd;
+#[cfg(test)]
+mod table;
 mod units;
 
 use std::borrow::Cow;
@@ -47,14 +49,26 @@ pub fn judge(reference: &str, completion: &str) -> Verdict {
 
 /// Compares a reference answer, perhaps with text around it, with a model's answer or its whole response.
 pub fn compare_texts(reference: &str, response: &str) -> Comparison {
-    let stated = extract(response).or_else(|| extract::without_thought(response));
-    let Some(stated) = stated else {
-        return Comparison {
-            equal: false,
-            how: "unparsed",
-        };
-    };
-    compare(&extract::reference_answer(reference), &stated)
+    let reference = extract::reference_answer(reference);
+    let found = extract(response).map(|stated| compare(&reference, &stated));
+    if let Some(found) = found
+        && (found.equal || !is_short(response))
+    {
+        return found;
+    }
+    // A few words without a mark are the answer themselves, even with a number among them.
+    let whole = extract::without_thought(response).filter(|text| is_short(text));
+    let whole = whole.map(|text| compare(&reference, &text));
+    whole.filter(|whole| whole.equal).or(found).unwrap_or(Comparison {
+        equal: false,
+        how: "unparsed",
+    })
+}
+
+/// Returns whether a response can be nothing but an answer in words.
+fn is_short(response: &str) -> bool {
+    let response = response.trim();
+    !response.contains(['\n', '#']) && end_of_last_box(response).is_none() && response.split_whitespace().count() <= MAX_NAME_WORDS
 }
 
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.

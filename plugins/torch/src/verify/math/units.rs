@@ -20,7 +20,7 @@ const SCALES: &[(&str, u32)] = &[
 
 /// Short words that are no products of variables.
 const SHORT_WORDS: &[&str] = &[
-    "and", "or", "is", "to", "of", "if", "no", "yes", "not", "the", "odd", "day", "red", "by", "at", "for", "are", "all", "any",
+    "and", "or", "an", "is", "to", "of", "if", "no", "yes", "not", "the", "odd", "day", "red", "by", "at", "for", "are", "all", "any",
     "one", "two", "six", "ten", "mod", "way", "men", "cat", "dog", "cup", "bag", "box", "pen", "car", "sq", "the", "as", "on", "sum", "sun", "mon", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jan", "feb",
     "May", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "No", "Yes", "Odd", "The", "True", "tie", "Tie", "Red", "And", "Or",
 ];
