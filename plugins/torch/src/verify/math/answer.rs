@@ -366,22 +366,20 @@ fn read_choice(tokens: &[Tok], depth: usize) -> Option<Answer> {
         }
         _ => None,
     };
-    let (found, rest, framed) = match tokens {
+    let (found, rest) = match tokens {
         [open, name, close, rest @ ..] if open.token == Token::Open('(') && close.token == Token::Close('(') => {
-            (letter(&name.token)?, rest, true)
+            (letter(&name.token)?, rest)
         }
         [name, mark, rest @ ..]
             if matches!(mark.token, Token::Close('(') | Token::Op(':'))
                 || (mark.token == Token::Op('.') && rest.first().is_none_or(|tok| tok.spaced || tok.text)) =>
         {
-            (letter(&name.token)?, rest, true)
+            (letter(&name.token)?, rest)
         }
-        [name] => (letter(&name.token)?, &tokens[1..], name.text),
+        // A bare letter may be a variable; it is compared with choices all the same.
+        [name] if name.text => (letter(&name.token)?, &tokens[1..]),
         _ => return None,
     };
-    if !framed && (found.is_ascii_lowercase() || rest.len() > 1) {
-        return None;
-    }
     // (a)(b + c) is a product, and (a)-(b) a difference.
     if let Some(next) = rest.first()
         && (!(next.spaced || next.text || found.is_ascii_uppercase())
@@ -616,15 +614,14 @@ fn read_quantity(tokens: &[Tok]) -> Option<Quantity> {
         unit = match unit {
             None => Some(found),
             // 5 dollars, written \$5 dollars; 20^\circ C
-            Some(sign) if sign == found || found.is_empty() => Some(sign),
+            Some(sign) if sign == found => Some(sign),
             Some(sign) if sign == "°" && found.len() == 1 => Some(sign + &found),
             Some(_) => return None,
         };
     }
-    if percent && unit.as_deref().is_some_and(|unit| !unit.is_empty()) {
+    if percent && unit.is_some() {
         return None;
     }
-    let unit = unit.filter(|unit| !unit.is_empty());
     Some(Quantity { expr, unit, percent })
 }
 

@@ -8,10 +8,11 @@ use super::answer::{Answer, Quantity, Relation, read, trimmed};
 use super::expr::Expr;
 use super::lex::{Tok, Token, lex};
 use super::numeric::{self, Approx, Point};
-use super::rational::evaluate;
+use super::rational::{evaluate, gcd};
 use super::reals;
 use super::residue::{Residue, residue};
 use super::surd::surd;
+use super::units;
 
 /// Decimals from which on a decimal number stands for what it was rounded from.
 const MIN_DECIMALS: i32 = 6;
@@ -123,7 +124,10 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
     match (a, b) {
         (Answer::Choice(a, _), Answer::Choice(b, _)) => a == b,
         (Answer::Choice(letter, content), other) | (other, Answer::Choice(letter, content)) => {
-            is_letter(other, *letter) || content.as_ref().is_some_and(|content| is_same(content, other))
+            if ('A'..='J').any(|any| is_letter(other, any)) {
+                return is_letter(other, *letter);
+            }
+            content.as_ref().is_some_and(|content| is_same(content, other))
         }
         (Answer::Relation(a), Answer::Relation(b)) => is_same_relation(a, b),
         (Answer::Relation(relation), other) | (other, Answer::Relation(relation)) => {
@@ -142,7 +146,7 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
             let [above, below] = ratio.as_slice() else { return false };
             !is_clock(ratio)
                 && [above, below, value].iter().all(|part| part.unit.is_none() && !part.percent)
-                && matches!(value.expr, Expr::Quotient(..) | Expr::Number(_))
+                && matches!(value.expr, Expr::Quotient(..))
                 && same_number(&quotient(above, below), &value.expr)
         }
         (Answer::Matrix(a), Answer::Matrix(b)) => {
@@ -165,7 +169,8 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
                     let values: Vec<Answer> = named.into_iter().map(|(_, value)| value).collect();
                     are_same_in_order(&values, members)
                 }
-                None => are_same_in_order(list, members),
+                // What may be an interval is no list of two numbers.
+                None => reals::of_answer(a).or(reals::of_answer(b)).is_none() && are_same_in_order(list, members),
             }
         }
         (Answer::List(a), Answer::List(b)) => match (named_values(a), named_values(b)) {
@@ -183,6 +188,10 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         },
         (Answer::Set(a), Answer::Set(b)) => are_same_unordered(&distinct(a), &distinct(b)),
         (Answer::List(a), Answer::Set(b)) | (Answer::Set(b), Answer::List(a)) => are_same_unordered(a, &distinct(b)),
+        // One value in several forms: 2/4 or 1/2.
+        (Answer::List(forms), other) | (other, Answer::List(forms)) if !matches!(other, Answer::Set(_)) => {
+            forms.windows(2).all(|pair| is_same(&pair[0], &pair[1])) && forms.first().is_some_and(|form| is_same(form, other))
+        }
         (Answer::Set(one), other) | (other, Answer::Set(one)) if !matches!(other, Answer::Reals(_) | Answer::Tuple(..)) => {
             matches!(one.as_slice(), [member] if is_same(member, other))
         }
@@ -251,10 +260,18 @@ fn quotient(a: &Quantity, b: &Quantity) -> Expr {
     Expr::Quotient(Box::new(a.expr.clone()), Box::new(b.expr.clone()))
 }
 
-/// Two digits with a zero, or a unit such as "pm": a time.
+/// A time: it has a leading zero, a unit such as "pm", or minutes of two digits and is not in lowest terms.
 fn is_clock(ratio: &[Quantity]) -> bool {
-    ratio.iter().any(|part| {
-        part.unit.is_some() || matches!(&part.expr, Expr::Number(digits) if digits.len() > 1 && digits.starts_with('0'))
+    let digits = |part: &Quantity| match &part.expr {
+        Expr::Number(digits) => Some(digits.clone()),
+        _ => None,
+    };
+    if ratio.iter().any(|part| part.unit.is_some() || digits(part).is_some_and(|digits| digits.len() > 1 && digits.starts_with('0'))) {
+        return true;
+    }
+    let numbers: Option<Vec<u128>> = ratio.iter().map(|part| digits(part)?.parse().ok()).collect();
+    numbers.is_some_and(|numbers| {
+        numbers[1..].iter().all(|number| (10..60).contains(number)) && numbers.iter().fold(0, |all, number| gcd(all, *number)) > 1
     })
 }
 
@@ -320,10 +337,11 @@ fn agrees(a: &Answer, b: &Answer, sign: char) -> bool {
     };
     let (Some(x), Some(y)) = (value(a), value(b)) else { return false };
     let near = (x - y).abs();
-    let allowed = [a, b].into_iter().filter_map(|quantity| decimal(&quantity.expr)).map(|decimal| decimal.unit);
-    match sign {
-        '≈' => near <= 0.05 * x.abs().max(y.abs()),
-        _ => allowed.fold(0.0, f64::max).min(0.01) >= near,
+    let places = [a, b].into_iter().filter_map(|quantity| decimal(&quantity.expr)).map(|decimal| decimal.unit);
+    match (places.reduce(f64::max), sign) {
+        (Some(unit), '≈') => near <= unit,
+        (None, '≈') => near <= 0.05 * x.abs().max(y.abs()),
+        (unit, _) => near <= unit.unwrap_or(0.0).min(0.01),
     }
 }
 
@@ -501,7 +519,7 @@ fn is_arithmetic(expr: &Expr) -> bool {
 
 fn is_same_quantity(a: &Quantity, b: &Quantity) -> bool {
     if let (Some(a), Some(b)) = (&a.unit, &b.unit)
-        && a != b
+        && !units::are_same(a, b)
     {
         return false;
     }
@@ -738,6 +756,108 @@ mod tests {
         ] {
             assert!(!equal(a, b), "{a} is not {b}");
             assert!(!equal(b, a), "{b} is not {a}");
+        }
+    }
+
+    /// Inputs that would take all time or memory, if nothing were bounded.
+    #[test]
+    fn monsters_are_refused() {
+        let nested = |open: &str, close: &str, times: usize| open.repeat(times) + "1" + &close.repeat(times);
+        let monsters = [
+            "(".repeat(100_000),
+            "-".repeat(3_900),
+            "(".repeat(3_900),
+            "{".repeat(3_900),
+            "5".to_owned() + &"!".repeat(3_900),
+            "5".to_owned() + &" !".repeat(1_900),
+            "5".to_owned() + &"^\\circ".repeat(600),
+            "1".to_owned() + &"/1".repeat(1_900),
+            "1".to_owned() + &"*1/1".repeat(900),
+            "x".to_owned() + &"'".repeat(3_900),
+            "1".to_owned() + &"+1".repeat(1_900),
+            "1".to_owned() + &"\\pm 1".repeat(700),
+            "1".to_owned() + &",1".repeat(1_900),
+            "(0,1)".to_owned() + &"\\cup(0,1)".repeat(300),
+            "x".to_owned() + &"<x".repeat(1_900),
+            "2^".repeat(1_900) + "2",
+            nested("2^{", "}", 900),
+            nested("\\sqrt{", "}", 500),
+            nested("\\frac{1}{", "}", 350),
+            nested("\\text{", "}", 500),
+            nested("\\{", "\\}", 900),
+            nested("|", "|", 1_900),
+            nested("\\boxed{", "}", 400),
+            nested("\\sum_{i=1}^{5000} (", ")", 30),
+            nested("\\begin{cases}", "\\end{cases}", 120),
+            "9^{9^{9^{9}}}".to_owned(),
+            "(10^{30})!".to_owned(),
+            "100000!".to_owned(),
+            "\\binom{10^{9}}{5 \\cdot 10^{8}}".to_owned(),
+            "\\sum_{k=1}^{1000000000} k".to_owned(),
+            "\\sqrt{340282366920938463463374607431768211297}".to_owned(),
+            "0.\\overline{".to_owned() + &"1".repeat(3_000) + "}",
+            "0.".to_owned() + &"3".repeat(3_000),
+            "1".to_owned() + &"0".repeat(3_900),
+        ];
+        for monster in &monsters {
+            assert!(equal(monster, monster) || trimmed(&lex(monster).unwrap_or_default()).is_empty(), "{monster:.40}");
+            for other in monsters.iter().map(String::as_str).chain(["1", "x", "\\frac{1}{3}"]) {
+                assert_eq!(equal(monster, other), equal(other, monster), "{monster:.40} {other:.40}");
+            }
+            crate::verify::math::compare_texts("1", monster);
+        }
+    }
+
+    /// Text that is like LaTeX, well formed or not.
+    fn fragments() -> impl Strategy<Value = String> {
+        let pieces = prop::sample::select(vec![
+            "1", "2", "12", "0", "0.5", ".", ",", ";", " ", "+", "-", "*", "/", "^", "_", "!", "=", "<", ">", "|", "(", ")", "[", "]", "{",
+            "}", "\\{", "\\}", "\\frac", "\\sqrt", "\\sqrt[3]", "\\pi", "e", "i", "x", "y", "f(x)", "\\text{", "\\text{ cm}", "\\text{ and }",
+            "\\pm", "\\infty", "\\cup", "\\cap", "\\setminus", "\\mathbb{R}", "\\in", "\\le", "\\ne", "\\approx", "\\sin", "\\log_2", "\\ln",
+            "\\binom", "\\left", "\\right", "^\\circ", "\\%", "\\$", "$", "\\boxed{", "\\begin{pmatrix}", "\\end{pmatrix}",
+            "\\begin{cases}", "\\end{cases}", "&", "\\\\", "\\sum_{k=1}^{3}", "\\overline{3}", "\\lfloor", "\\rfloor", "{,}", "\\!", "\\,",
+            "a:b", "3:4", "(B)", "or", "the answer is", "####", "<think>", "</think>", "é", "√", "½", "million", "\\over", "\\not", "'",
+        ]);
+        prop::collection::vec(pieces, 0..14).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn comparison_is_reflexive_and_symmetric(a in fragments(), b in fragments()) {
+            let something = lex(&a).is_some_and(|tokens| !trimmed(&tokens).is_empty());
+            prop_assert_eq!(equal(&a, &a), something);
+            prop_assert_eq!(equal(&a, &b), equal(&b, &a));
+            crate::verify::math::compare_texts(&a, &b);
+        }
+
+        #[test]
+        fn a_value_is_the_same_in_another_form_and_its_neighbour_is_not(num in -400i64..400, den in 1i64..40, times in 1i64..5) {
+            let value = format!("\\frac{{{num}}}{{{den}}}");
+            for form in [
+                format!("{}/{}", num * times, den * times),
+                format!("\\dfrac{{{}}}{{{}}}", -num * times, -den * times),
+                format!("{}+\\frac{{{}}}{{{den}}}", num.div_euclid(den), num.rem_euclid(den)),
+                format!("\\sqrt{{{}}} \\cdot \\frac{{{num}}}{{{}}}", times * times, den * times),
+                format!("x = {num} \\div {den}"),
+            ] {
+                prop_assert!(equal(&value, &form), "{} {}", value, form);
+            }
+            let neighbour = format!("\\frac{{{}}}{{{den}}}", num + 1);
+            prop_assert!(!equal(&value, &neighbour));
+            let near = format!("\\frac{{{num}}}{{{den}}} + 10^{{-20}}");
+            prop_assert!(!equal(&value, &near));
+        }
+
+        #[test]
+        fn products_are_their_expansion(a in -9i64..10, b in -9i64..10, c in -9i64..10) {
+            let factored = format!("(x+{a})(x+{b})(x+{c})").replace("+-", "-");
+            let expanded = |constant: i64| {
+                format!("x^3+{}x^2+{}x+{constant}", a + b + c, a * b + a * c + b * c).replace("+-", "-")
+            };
+            prop_assert!(equal(&factored, &expanded(a * b * c)));
+            prop_assert!(!equal(&factored, &expanded(a * b * c + 1)));
         }
     }
 

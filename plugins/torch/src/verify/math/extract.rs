@@ -221,7 +221,7 @@ fn formulas(text: &str) -> Vec<&str> {
 
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     static NUMBER: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
+        LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d{1,3}(?: \d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
     NUMBER.find_iter(text).map(|found| found.as_str())
 }
 

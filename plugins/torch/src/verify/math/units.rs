@@ -96,8 +96,6 @@ pub(super) fn scale(word: &str) -> Option<u32> {
 }
 
 /// Returns one spelling of a unit given as words and marks (`/`, `^2`); `None` if they are more, or less, than that.
-///
-/// The empty string is the unit that says nothing ("units").
 pub(super) fn canonical(parts: &[String]) -> Option<String> {
     if parts.is_empty() || parts.len() > 8 {
         return None;
@@ -129,8 +127,15 @@ pub(super) fn canonical(parts: &[String]) -> Option<String> {
             }
         }
     }
-    if names.iter().all(|name| name == "unit") {
-        return Some(String::new());
-    }
     Some(names.join(" ") + &power)
+}
+
+/// Returns whether two units are the same, as far as they say something: "units" may be any, "square units" any square.
+pub(super) fn are_same(a: &str, b: &str) -> bool {
+    let says_less = |a: &str, b: &str| match a.strip_prefix("unit") {
+        Some("") => true,
+        Some(power) => b.ends_with(power),
+        None => false,
+    };
+    a == b || says_less(a, b) || says_less(b, a)
 }
