@@ -9,7 +9,9 @@ use serde_json::Value;
 use volvelle_torch::verify::math::{compare, equal};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/answers").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/answers")
+        .join(name)
 }
 
 fn json_lines(text: &str) -> Vec<Value> {
@@ -49,7 +51,8 @@ fn every_pair_of_the_set_is_judged_right() {
 
 #[test]
 fn standard_input_is_read_and_a_bad_line_is_named() {
-    let lines = "{\"gold\": \"1/2\", \"pred\": \"0.5\"}\n\n{\"gold\": \"B\", \"pred\": \"The answer is (C).\", \"id\": 3}\n";
+    let lines =
+        "{\"gold\": \"1/2\", \"pred\": \"0.5\"}\n\n{\"gold\": \"B\", \"pred\": \"The answer is (C).\", \"id\": 3}\n";
     let output = verify(Path::new("-"), lines);
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
@@ -102,7 +105,10 @@ fn answers_of_real_sets_equal_themselves_however_they_look() {
             answer.replace("\\frac", "\\dfrac"),
             answer.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"),
             answer.replace("\\left", "").replace("\\right", ""),
-            answer.replace(" + ", "+").replace(" - ", "-").replace("\\cup", " \\cup "),
+            answer
+                .replace(" + ", "+")
+                .replace(" - ", "-")
+                .replace("\\cup", " \\cup "),
             answer.replace(", ", ",\\, "),
             format!("\\displaystyle {answer}"),
             format!("{{{answer}}}"),
@@ -118,7 +124,9 @@ fn answers_of_real_sets_equal_themselves_however_they_look() {
 fn different_answers_of_a_real_set_are_not_equal() {
     /// Answers of MATH-500 that are the same value, written in two ways.
     const SAME: [(&str, &str); 0] = [];
-    let Some(answers) = answers("math500.jsonl") else { return };
+    let Some(answers) = answers("math500.jsonl") else {
+        return;
+    };
     let answers: Vec<String> = answers.into_iter().collect();
     for (idx, a) in answers.iter().enumerate() {
         for b in &answers[idx + 1..] {

@@ -62,8 +62,12 @@ pub(super) fn trimmed(mut tokens: &[Tok]) -> &[Tok] {
         let ends = |token: &Token| matches!(token, Token::Op('.' | ',' | ';' | ':' | '…') | Token::Row);
         match tokens {
             [inner @ .., last] if ends(&last.token) => tokens = inner,
-            [first, inner @ ..] if ends(&first.token) || matches!(first.token, Token::Op('≈' | '=' | '→')) => tokens = inner,
-            [first, inner @ .., _] if first.token == Token::Open('{') && closes_at(tokens, 0) == Some(tokens.len() - 1) => {
+            [first, inner @ ..] if ends(&first.token) || matches!(first.token, Token::Op('≈' | '=' | '→')) => {
+                tokens = inner
+            }
+            [first, inner @ .., _]
+                if first.token == Token::Open('{') && closes_at(tokens, 0) == Some(tokens.len() - 1) =>
+            {
                 tokens = inner;
             }
             _ => return tokens,
@@ -180,7 +184,9 @@ fn joined_inequalities(members: &[Answer], joint: Joint) -> Option<Answer> {
     let mut name = None;
     let mut excludes = false;
     for member in members {
-        let Answer::Relation(relation) = member else { return None };
+        let Answer::Relation(relation) = member else {
+            return None;
+        };
         if relation.signs.iter().all(|sign| matches!(sign, '=' | '≈' | '∈')) {
             return None;
         }
@@ -193,7 +199,9 @@ fn joined_inequalities(members: &[Answer], joint: Joint) -> Option<Answer> {
     }
     let mut found = found.into_iter();
     let first = found.next()?;
-    let both = found.clone().try_fold(first.clone(), |all, next| all.intersection(&next))?;
+    let both = found
+        .clone()
+        .try_fold(first.clone(), |all, next| all.intersection(&next))?;
     let either = found.try_fold(first, |all, next| all.union(&next))?;
     let reals = match joint {
         _ if excludes => both,
@@ -212,7 +220,10 @@ fn read_signs(tokens: &[Tok], depth: usize) -> Vec<Answer> {
     // Within a set or tuple the members have their own signs.
     let whole = matches!(tokens.first(), Some(tok) if matches!(tok.token, Token::Open('S' | '(' | '[')))
         && closes_at(tokens, 0) == Some(tokens.len() - 1)
-        && split(&tokens[1..tokens.len() - 1], |token| *token == Token::Op(',')).0.len() > 1;
+        && split(&tokens[1..tokens.len() - 1], |token| *token == Token::Op(','))
+            .0
+            .len()
+            > 1;
     if !has_sign || whole {
         return vec![read_statement(tokens, depth)];
     }
@@ -272,7 +283,10 @@ impl Relation {
             answer: Answer::Unparsed,
             name: Some(name),
         };
-        let set = Member { answer: set, name: None };
+        let set = Member {
+            answer: set,
+            name: None,
+        };
         Self {
             members: vec![named, set],
             signs: vec!['∈'],
@@ -286,7 +300,9 @@ impl Relation {
         }
         match self.members.as_slice() {
             [Member { name: Some(name), .. }, Member { answer, name: None }] => Some((name, answer)),
-            [Member { answer, name: None }, Member { name: Some(name), .. }] if self.signs[0] != '∈' => Some((name, answer)),
+            [Member { answer, name: None }, Member { name: Some(name), .. }] if self.signs[0] != '∈' => {
+                Some((name, answer))
+            }
             // x = a: both could be names.
             [Member { name: Some(name), .. }, Member { answer, .. }] => Some((name, answer)),
             _ => None,
@@ -299,7 +315,9 @@ fn name_of(tokens: &[Tok]) -> Option<String> {
     let first = &tokens.first()?.token;
     let text = || -> String { tokens.iter().map(|tok| spelled(&tok.token)).collect() };
     let all = |allowed: fn(&Token) -> bool| tokens.iter().all(|tok| allowed(&tok.token));
-    if all(|token| matches!(token, Token::Word(_) | Token::Symbol(_) | Token::Op('′'))) && tokens.iter().any(|tok| matches!(tok.token, Token::Word(_))) {
+    if all(|token| matches!(token, Token::Word(_) | Token::Symbol(_) | Token::Op('′')))
+        && tokens.iter().any(|tok| matches!(tok.token, Token::Word(_)))
+    {
         return Some(format!("text {}", text()));
     }
     let expr = parse(tokens);
@@ -309,20 +327,21 @@ fn name_of(tokens: &[Tok]) -> Option<String> {
         // |AB|, [ABC]
         (Some(Expr::Function("abs", inner)), _) if matches!(inner.as_slice(), [Expr::Symbol(_)]) => return Some(text()),
         // \cos A
-        (Some(Expr::Function(name, inner)), Token::Function(_)) if *name != "log" && matches!(inner.as_slice(), [Expr::Symbol(_)]) => {
+        (Some(Expr::Function(name, inner)), Token::Function(_))
+            if *name != "log" && matches!(inner.as_slice(), [Expr::Symbol(_)]) =>
+        {
             return Some(text());
         }
         // \angle ABC
         (Some(Expr::Product(parts)), Token::Symbol(name))
-            if matches!(name.as_str(), "angle" | "triangle" | "measuredangle") && parts.iter().all(|part| matches!(part, Expr::Symbol(_))) =>
+            if matches!(name.as_str(), "angle" | "triangle" | "measuredangle")
+                && parts.iter().all(|part| matches!(part, Expr::Symbol(_))) =>
         {
             return Some(text());
         }
         // m + n, where the letters are no coordinates
         (Some(Expr::Sum(parts)), _) => {
-            let plain = |part: &Expr| {
-                matches!(part, Expr::Symbol(name) if name.len() == 1 && !matches!(name.as_str(), "x" | "y" | "z"))
-            };
+            let plain = |part: &Expr| matches!(part, Expr::Symbol(name) if name.len() == 1 && !matches!(name.as_str(), "x" | "y" | "z"));
             return parts.iter().all(plain).then(text);
         }
         _ => {}
@@ -330,13 +349,31 @@ fn name_of(tokens: &[Tok]) -> Option<String> {
     // P(A), and the unknowns of a tuple
     let whole_bracket = |from: usize| closes_at(tokens, from) == Some(tokens.len() - 1);
     match tokens {
-        [Tok { token: Token::Symbol(_), .. }, Tok { token: Token::Open('('), .. }, ..]
-            if whole_bracket(1) && all(|token| !matches!(token, Token::Op('+' | '-' | '*' | '/' | '^'))) =>
-        {
-            Some(text())
-        }
-        [Tok { token: Token::Open('('), .. }, inner @ .., _] if whole_bracket(0) => {
-            let letters = inner.iter().all(|tok| matches!(tok.token, Token::Symbol(_) | Token::Op(',' | '_') | Token::Number(_) | Token::Open('{') | Token::Close('{')));
+        [
+            Tok {
+                token: Token::Symbol(_),
+                ..
+            },
+            Tok {
+                token: Token::Open('('),
+                ..
+            },
+            ..,
+        ] if whole_bracket(1) && all(|token| !matches!(token, Token::Op('+' | '-' | '*' | '/' | '^'))) => Some(text()),
+        [
+            Tok {
+                token: Token::Open('('),
+                ..
+            },
+            inner @ ..,
+            _,
+        ] if whole_bracket(0) => {
+            let letters = inner.iter().all(|tok| {
+                matches!(
+                    tok.token,
+                    Token::Symbol(_) | Token::Op(',' | '_') | Token::Number(_) | Token::Open('{') | Token::Close('{')
+                )
+            });
             let starts = matches!(inner.first(), Some(tok) if matches!(tok.token, Token::Symbol(_)));
             (letters && starts).then(text)
         }
@@ -408,8 +445,18 @@ fn read_item(tokens: &[Tok], depth: usize) -> Answer {
 /// Reads the names of sets, and what unions, intersections and differences make of intervals.
 fn read_number_set(tokens: &[Tok], depth: usize) -> Option<Answer> {
     match tokens {
-        [Tok { token: Token::Op('∅'), .. }] => return Some(Answer::Set(Vec::new())),
-        [Tok { token: Token::Symbol(name), .. }] if name == "ℝ" => return Some(Answer::Reals(Reals::all())),
+        [
+            Tok {
+                token: Token::Op('∅'),
+            ..
+            },
+        ] => return Some(Answer::Set(Vec::new())),
+        [
+            Tok {
+                token: Token::Symbol(name),
+                ..
+            },
+        ] if name == "ℝ" => return Some(Answer::Reals(Reals::all())),
         _ => {}
     }
     let (parts, operators) = split(tokens, |token| matches!(token, Token::Op('∪' | '∩' | '∖')));
@@ -419,7 +466,9 @@ fn read_number_set(tokens: &[Tok], depth: usize) -> Option<Answer> {
     if parts.len() > 40 {
         return Some(Answer::Unparsed);
     }
-    let mut parts = parts.into_iter().map(|part| reals::of_answer(&read_item(part, depth + 1)));
+    let mut parts = parts
+        .into_iter()
+        .map(|part| reals::of_answer(&read_item(part, depth + 1)));
     let mut all = parts.next()??;
     for (operator, part) in operators.into_iter().zip(parts) {
         let part = part?;
@@ -446,7 +495,11 @@ fn read_turned_brackets(tokens: &[Tok], depth: usize) -> Option<Answer> {
         _ => return None,
     };
     let turned = open == '(' || close == ')';
-    if !turned || inner.iter().any(|tok| matches!(tok.token, Token::Open('[') | Token::Close('['))) {
+    if !turned
+        || inner
+            .iter()
+            .any(|tok| matches!(tok.token, Token::Open('[') | Token::Close('[')))
+    {
         return None;
     }
     let ends = members(inner, depth)?;
@@ -468,7 +521,11 @@ fn read_bracket(tokens: &[Tok], depth: usize) -> Option<Answer> {
         if inner.iter().any(|tok| matches!(tok.token, Token::Op('|' | ':' | '…'))) {
             return read_set_builder(inner, depth);
         }
-        return Some(Answer::Set(if inner.is_empty() { Vec::new() } else { members(inner, depth)? }));
+        return Some(Answer::Set(if inner.is_empty() {
+            Vec::new()
+        } else {
+            members(inner, depth)?
+        }));
     }
     if open == '<' {
         return Some(Answer::Tuple('(', ')', members(inner, depth)?));
@@ -481,7 +538,9 @@ fn read_bracket(tokens: &[Tok], depth: usize) -> Option<Answer> {
 /// Reads `x | x > 2` inside of a set's braces.
 fn read_set_builder(inner: &[Tok], depth: usize) -> Option<Answer> {
     let (parts, _) = split(inner, |token| matches!(token, Token::Op('|' | ':')));
-    let [names, condition] = parts.as_slice() else { return Some(Answer::Unparsed) };
+    let [names, condition] = parts.as_slice() else {
+        return Some(Answer::Unparsed);
+    };
     let (names, _) = split(names, |token| *token == Token::Op('∈'));
     let name = name_of(names.first()?)?;
     let condition = read_list(condition, depth + 1);
@@ -526,7 +585,9 @@ fn read_matrix(tokens: &[Tok], depth: usize) -> Option<Answer> {
     let before = &tokens[..start - 1];
     let close = closes_at(tokens, start)?;
     let (before, after) = match (before, &tokens[close + 1..]) {
-        ([before @ .., open], [_, after @ ..]) if env == "array" && matches!(open.token, Token::Open('(' | '[')) => (before, after),
+        ([before @ .., open], [_, after @ ..]) if env == "array" && matches!(open.token, Token::Open('(' | '[')) => {
+            (before, after)
+        }
         (before, after) => (before, after),
     };
     if !trimmed(after).is_empty() {
@@ -550,7 +611,10 @@ fn read_matrix(tokens: &[Tok], depth: usize) -> Option<Answer> {
         }
         return Some(read_list(&joined, depth + 1));
     }
-    if !matches!(env, "pmatrix" | "bmatrix" | "matrix" | "array" | "Bmatrix" | "smallmatrix") {
+    if !matches!(
+        env,
+        "pmatrix" | "bmatrix" | "matrix" | "array" | "Bmatrix" | "smallmatrix"
+    ) {
         return None;
     }
     let factor = if before.is_empty() { None } else { Some(parse(before)?) };
@@ -569,7 +633,9 @@ fn read_matrix(tokens: &[Tok], depth: usize) -> Option<Answer> {
     };
     let rows: Vec<Vec<Answer>> = rows.iter().map(cells).collect::<Option<_>>()?;
     let width = rows.first()?.len();
-    rows.iter().all(|row| row.len() == width).then_some(Answer::Matrix(rows))
+    rows.iter()
+        .all(|row| row.len() == width)
+        .then_some(Answer::Matrix(rows))
 }
 
 /// Reads an expression with its unit.
@@ -630,7 +696,9 @@ fn without_degrees(expr: Expr) -> (bool, Expr) {
     match expr {
         Expr::Function("deg", mut inner) if inner.len() == 1 => (true, inner.swap_remove(0)),
         Expr::Negative(inner) => match *inner {
-            Expr::Function("deg", mut inner) if inner.len() == 1 => (true, Expr::Negative(Box::new(inner.swap_remove(0)))),
+            Expr::Function("deg", mut inner) if inner.len() == 1 => {
+                (true, Expr::Negative(Box::new(inner.swap_remove(0))))
+            }
             inner => (false, Expr::Negative(Box::new(inner))),
         },
         other => (false, other),
@@ -640,12 +708,22 @@ fn without_degrees(expr: Expr) -> (bool, Expr) {
 /// In `5 m`, and in `1.5m^2`, the letter is a unit.
 fn mark_short_unit(tokens: &mut [Tok]) {
     let start = usize::from(matches!(tokens.first(), Some(tok) if tok.token == Token::Op('-')));
-    let (Some(Token::Number(digits)), Some(tok)) = (tokens.get(start).map(|tok| tok.token.clone()), tokens.get(start + 1)) else {
+    let (Some(Token::Number(digits)), Some(tok)) =
+        (tokens.get(start).map(|tok| tok.token.clone()), tokens.get(start + 1))
+    else {
         return;
     };
     let power = match tokens.get(start + 2..) {
         Some([]) => false,
-        Some([mark, Tok { token: Token::Number(power), .. }]) if mark.token == Token::Op('^') => matches!(power.as_str(), "2" | "3"),
+        Some(
+            [
+                mark,
+                Tok {
+                    token: Token::Number(power),
+                    ..
+                },
+            ],
+        ) if mark.token == Token::Op('^') => matches!(power.as_str(), "2" | "3"),
         _ => return,
     };
     if let Token::Symbol(name) = &tok.token
@@ -670,13 +748,24 @@ fn unit_words(tokens: &[Tok]) -> Option<Vec<String>> {
             Token::Op('.') => {}
             Token::Op('^') => {
                 let digits = match (tokens.get(at), tokens.get(at + 1), tokens.get(at + 2)) {
-                    (Some(Tok { token: Token::Number(digits), .. }), ..) => {
+                    (
+                        Some(Tok {
+                            token: Token::Number(digits),
+                            ..
+                        }),
+                        ..,
+                    ) => {
                         at += 1;
                         digits
                     }
-                    (Some(open), Some(Tok { token: Token::Number(digits), .. }), Some(close))
-                        if open.token == Token::Open('{') && close.token == Token::Close('{') =>
-                    {
+                    (
+                        Some(open),
+                        Some(Tok {
+                            token: Token::Number(digits),
+                            ..
+                        }),
+                        Some(close),
+                    ) if open.token == Token::Open('{') && close.token == Token::Close('{') => {
                         at += 3;
                         digits
                     }

@@ -42,7 +42,14 @@ pub fn compare(reference: &str, stated: &str) -> Comparison {
     let verdict = |equal, how| Comparison { equal, how };
     let (a, b) = (reference.trim(), stated.trim());
     if let (Some(a), Some(b)) = (small_integer(a), small_integer(b)) {
-        return verdict(a == b, if a == b && reference == stated { "identical" } else { "number" });
+        return verdict(
+            a == b,
+            if a == b && reference == stated {
+                "identical"
+            } else {
+                "number"
+            },
+        );
     }
     let (Some(a_tokens), Some(b_tokens)) = (lex(a), lex(b)) else {
         return verdict(a == b, if a == b { "identical" } else { "unparsed" });
@@ -115,9 +122,23 @@ fn rule(a: &Answer, b: &Answer) -> &'static str {
     let (a, b) = (of_one(a), of_one(b));
     // The more special shape decides; "x = 5" against a number is about the number.
     const ORDER: [&str; 12] = [
-        "unparsed", "text", "choice", "matrix", "interval", "inequality", "set", "tuple", "ratio", "number", "expression", "equation",
+        "unparsed",
+        "text",
+        "choice",
+        "matrix",
+        "interval",
+        "inequality",
+        "set",
+        "tuple",
+        "ratio",
+        "expression",
+        "number",
+        "equation",
     ];
-    ORDER.into_iter().find(|rule| *rule == a || *rule == b).unwrap_or("unparsed")
+    ORDER
+        .into_iter()
+        .find(|rule| *rule == a || *rule == b)
+        .unwrap_or("unparsed")
 }
 
 fn is_same(a: &Answer, b: &Answer) -> bool {
@@ -134,7 +155,9 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
             let set = !relation.is_equation()
                 && matches!(other, Answer::Reals(_) | Answer::Tuple(..))
                 && is_same_set(a, b) == Some(true);
-            set || relation.values().is_some_and(|values| values.iter().any(|value| is_same(value, other)))
+            set || relation
+                .values()
+                .is_some_and(|values| values.iter().any(|value| is_same(value, other)))
         }
         (Answer::Quantity(a), Answer::Quantity(b)) => is_same_quantity(a, b),
         (Answer::Text(a), Answer::Text(b)) => a == b,
@@ -145,24 +168,31 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         (Answer::Ratio(ratio), Answer::Quantity(value)) | (Answer::Quantity(value), Answer::Ratio(ratio)) => {
             let [above, below] = ratio.as_slice() else { return false };
             !is_clock(ratio)
-                && [above, below, value].iter().all(|part| part.unit.is_none() && !part.percent)
+                && [above, below, value]
+                    .iter()
+                    .all(|part| part.unit.is_none() && !part.percent)
                 && matches!(value.expr, Expr::Quotient(..))
                 && same_number(&quotient(above, below), &value.expr)
         }
         (Answer::Matrix(a), Answer::Matrix(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| are_same_in_order(a, b))
         }
-        (Answer::Matrix(rows), Answer::Tuple('(', ')', members)) | (Answer::Tuple('(', ')', members), Answer::Matrix(rows)) => {
+        (Answer::Matrix(rows), Answer::Tuple('(', ')', members))
+        | (Answer::Tuple('(', ')', members), Answer::Matrix(rows)) => {
             let vector: Option<Vec<Answer>> = match rows.as_slice() {
                 [row] => Some(row.clone()),
-                rows => rows.iter().map(|row| <&[Answer; 1]>::try_from(row.as_slice()).ok().map(|[cell]| cell.clone())).collect(),
+                rows => rows
+                    .iter()
+                    .map(|row| <&[Answer; 1]>::try_from(row.as_slice()).ok().map(|[cell]| cell.clone()))
+                    .collect(),
             };
             vector.is_some_and(|vector| are_same_in_order(&vector, members))
         }
         (Answer::Tuple(open, close, a_members), Answer::Tuple(b_open, b_close, b_members)) => {
             open == b_open && close == b_close && are_same_in_order(a_members, b_members)
         }
-        (Answer::Tuple('(', ')', members), Answer::List(list)) | (Answer::List(list), Answer::Tuple('(', ')', members)) => {
+        (Answer::Tuple('(', ')', members), Answer::List(list))
+        | (Answer::List(list), Answer::Tuple('(', ')', members)) => {
             match named_values(list) {
                 Some(mut named) => {
                     named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -190,9 +220,12 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         (Answer::List(a), Answer::Set(b)) | (Answer::Set(b), Answer::List(a)) => are_same_unordered(a, &distinct(b)),
         // One value in several forms: 2/4 or 1/2.
         (Answer::List(forms), other) | (other, Answer::List(forms)) if !matches!(other, Answer::Set(_)) => {
-            forms.windows(2).all(|pair| is_same(&pair[0], &pair[1])) && forms.first().is_some_and(|form| is_same(form, other))
+            forms.windows(2).all(|pair| is_same(&pair[0], &pair[1]))
+                && forms.first().is_some_and(|form| is_same(form, other))
         }
-        (Answer::Set(one), other) | (other, Answer::Set(one)) if !matches!(other, Answer::Reals(_) | Answer::Tuple(..)) => {
+        (Answer::Set(one), other) | (other, Answer::Set(one))
+            if !matches!(other, Answer::Reals(_) | Answer::Tuple(..)) =>
+        {
             matches!(one.as_slice(), [member] if is_same(member, other))
         }
         _ => is_same_set(a, b) == Some(true),
@@ -208,7 +241,11 @@ fn is_letter(answer: &Answer, letter: char) -> bool {
     let is = |text: &str| text.len() == 1 && text.eq_ignore_ascii_case(&letter.to_string());
     match answer {
         Answer::Text(words) => matches!(words.as_slice(), [word] if is(word)),
-        Answer::Quantity(Quantity { expr: Expr::Symbol(name), unit: None, percent: false }) => is(name),
+        Answer::Quantity(Quantity {
+            expr: Expr::Symbol(name),
+            unit: None,
+            percent: false,
+        }) => is(name),
         _ => false,
     }
 }
@@ -242,7 +279,9 @@ fn distinct(members: &[Answer]) -> Vec<Answer> {
 fn named_values(members: &[Answer]) -> Option<Vec<(String, Answer)>> {
     let mut found: Vec<(String, Answer)> = Vec::new();
     for member in members {
-        let Answer::Relation(relation) = member else { return None };
+        let Answer::Relation(relation) = member else {
+            return None;
+        };
         let (name, value) = relation.assignment()?;
         if found.iter().any(|(known, _)| known == name) {
             return None;
@@ -266,12 +305,15 @@ fn is_clock(ratio: &[Quantity]) -> bool {
         Expr::Number(digits) => Some(digits.clone()),
         _ => None,
     };
-    if ratio.iter().any(|part| part.unit.is_some() || digits(part).is_some_and(|digits| digits.len() > 1 && digits.starts_with('0'))) {
+    if ratio.iter().any(|part| {
+        part.unit.is_some() || digits(part).is_some_and(|digits| digits.len() > 1 && digits.starts_with('0'))
+    }) {
         return true;
     }
     let numbers: Option<Vec<u128>> = ratio.iter().map(|part| digits(part)?.parse().ok()).collect();
     numbers.is_some_and(|numbers| {
-        numbers[1..].iter().all(|number| (10..60).contains(number)) && numbers.iter().fold(0, |all, number| gcd(all, *number)) > 1
+        numbers[1..].iter().all(|number| (10..60).contains(number))
+            && numbers.iter().fold(0, |all, number| gcd(all, *number)) > 1
     })
 }
 
@@ -306,12 +348,19 @@ impl Relation {
         let has_name = self.members.iter().any(|member| member.name.is_some());
         for (idx, member) in self.members.iter().enumerate() {
             // The last of a chain of names is their value: x = a.
-            let is_value = member.name.is_none() || (idx == last && values.is_empty() && !matches!(member.answer, Answer::Unparsed));
+            let is_value = member.name.is_none()
+                || (idx == last && values.is_empty() && !matches!(member.answer, Answer::Unparsed));
             if is_value {
                 values.push(&member.answer);
             }
         }
-        let sign_before = |idx: usize| if self.signs.contains(&'≈') { '≈' } else { self.signs[idx.saturating_sub(1).min(self.signs.len() - 1)] };
+        let sign_before = |idx: usize| {
+            if self.signs.contains(&'≈') {
+                '≈'
+            } else {
+                self.signs[idx.saturating_sub(1).min(self.signs.len() - 1)]
+            }
+        };
         let consistent = values
             .iter()
             .enumerate()
@@ -326,18 +375,28 @@ fn agrees(a: &Answer, b: &Answer, sign: char) -> bool {
     if is_same(a, b) {
         return true;
     }
-    let (Answer::Quantity(a), Answer::Quantity(b)) = (a, b) else { return false };
+    let (Answer::Quantity(a), Answer::Quantity(b)) = (a, b) else {
+        return false;
+    };
     if a.unit.is_some() && b.unit.is_some() && a.unit != b.unit {
         return false;
     }
     let value = |quantity: &Quantity| {
-        let value = quantity.expr.is_constant().then(|| numeric::constant(&quantity.expr))??;
+        let value = quantity
+            .expr
+            .is_constant()
+            .then(|| numeric::constant(&quantity.expr))??;
         let scale = if quantity.percent { 0.01 } else { 1.0 };
         (value.im == 0.0).then_some(value.re * scale)
     };
-    let (Some(x), Some(y)) = (value(a), value(b)) else { return false };
+    let (Some(x), Some(y)) = (value(a), value(b)) else {
+        return false;
+    };
     let near = (x - y).abs();
-    let places = [a, b].into_iter().filter_map(|quantity| decimal(&quantity.expr)).map(|decimal| decimal.unit);
+    let places = [a, b]
+        .into_iter()
+        .filter_map(|quantity| decimal(&quantity.expr))
+        .map(|decimal| decimal.unit);
     match (places.reduce(f64::max), sign) {
         (Some(unit), '≈') => near <= unit,
         (None, '≈') => near <= 0.05 * x.abs().max(y.abs()),
@@ -367,11 +426,19 @@ fn is_same_relation(a: &Relation, b: &Relation) -> bool {
 /// Returns whether two relations speak of the same thing, as far as they name it.
 fn are_same_names(a: &Relation, b: &Relation) -> bool {
     let names = |relation: &Relation| -> Vec<String> {
-        relation.members.iter().filter_map(|member| member.name.clone()).collect()
+        relation
+            .members
+            .iter()
+            .filter_map(|member| member.name.clone())
+            .collect()
     };
     let (a, b) = (names(a), names(b));
     let says_nothing = |names: &[String]| names.is_empty() || names.iter().all(|name| name.starts_with("text "));
-    let is_function = |names: &[String]| names.iter().any(|name| name.len() > 3 && name.starts_with(['f', 'g', 'h']) && name[1..].starts_with('('));
+    let is_function = |names: &[String]| {
+        names
+            .iter()
+            .any(|name| name.len() > 3 && name.starts_with(['f', 'g', 'h']) && name[1..].starts_with('('))
+    };
     let is_y = |names: &[String]| names.iter().any(|name| name == "y");
     says_nothing(&a)
         || says_nothing(&b)
@@ -382,7 +449,9 @@ fn are_same_names(a: &Relation, b: &Relation) -> bool {
 
 /// Returns left side - right side of an equation or inequality with two members.
 fn difference(relation: &Relation) -> Option<Expr> {
-    let [left, right] = relation.members.as_slice() else { return None };
+    let [left, right] = relation.members.as_slice() else {
+        return None;
+    };
     let (Answer::Quantity(left), Answer::Quantity(right)) = (&left.answer, &right.answer) else {
         return None;
     };
@@ -417,7 +486,9 @@ fn numerator(expr: &Expr) -> Expr {
             Expr::Product(parts) => {
                 let one = (Expr::integer(1), Expr::integer(1));
                 let mut parts = parts.iter().map(fraction);
-                parts.by_ref().fold(one, |(above, below), (a, b)| (product(above, a), product(below, b)))
+                parts
+                    .by_ref()
+                    .fold(one, |(above, below), (a, b)| (product(above, a), product(below, b)))
             }
             Expr::Quotient(a, b) => {
                 let ((a, b), (c, d)) = (fraction(a), fraction(b));
@@ -440,7 +511,9 @@ fn numerator(expr: &Expr) -> Expr {
 
 /// The two differences of the sides have a constant ratio.
 fn is_same_equation(a: &Relation, b: &Relation) -> bool {
-    let (Some(a), Some(b)) = (difference(a), difference(b)) else { return false };
+    let (Some(a), Some(b)) = (difference(a), difference(b)) else {
+        return false;
+    };
     a.variables() == b.variables()
         && (constant_ratio(&a, &b).is_some() || constant_ratio(&numerator(&a), &numerator(&b)).is_some())
 }
@@ -482,7 +555,10 @@ fn is_same_inequality(a: &Relation, b: &Relation) -> bool {
 fn constant_ratio(a: &Expr, b: &Expr) -> Option<f64> {
     let ratio_at = |seed: u64| {
         let value = |name: &str| coordinate(name, seed);
-        let point = Point { value: &value, real: true };
+        let point = Point {
+            value: &value,
+            real: true,
+        };
         let (a, b) = (numeric::at(a, &point)?, numeric::at(b, &point)?);
         a.quotient(b)
     };
@@ -510,7 +586,12 @@ fn is_arithmetic(expr: &Expr) -> bool {
     expr.walk(&mut |part| {
         plain &= match part {
             Expr::Power(_, exponent) => evaluate(exponent, &[]).is_some_and(|value| value.as_integer().is_some()),
-            Expr::Number(_) | Expr::Symbol(_) | Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Negative(_) => true,
+            Expr::Number(_)
+            | Expr::Symbol(_)
+            | Expr::Sum(_)
+            | Expr::Product(_)
+            | Expr::Quotient(..)
+            | Expr::Negative(_) => true,
             _ => false,
         }
     });
@@ -606,7 +687,11 @@ fn coordinate(name: &str, seed: u64) -> f64 {
     hash ^= hash >> 27;
     let unit = (hash >> 11) as f64 / (1u64 << 53) as f64;
     let size = 0.2 + 2.6 * unit;
-    if seed >= NUM_POINTS / 2 && hash & 1 == 1 { -size } else { size }
+    if seed >= NUM_POINTS / 2 && hash & 1 == 1 {
+        -size
+    } else {
+        size
+    }
 }
 
 /// A number that is written with decimals, and the size of its last place.
@@ -677,7 +762,11 @@ fn is_rounded(a: &Expr, b: &Expr) -> bool {
     }
     // Rounded by half of the last place at most, or cut off and so nearer to zero.
     let decimal_is_first = std::ptr::eq(exact, b);
-    let (decimal_size, exact_size) = if decimal_is_first { (x.re.abs(), y.re.abs()) } else { (y.re.abs(), x.re.abs()) };
+    let (decimal_size, exact_size) = if decimal_is_first {
+        (x.re.abs(), y.re.abs())
+    } else {
+        (y.re.abs(), x.re.abs())
+    };
     let allowed = if decimal_size < exact_size { 0.9999 } else { 0.5001 } * rounded.unit;
     distance <= allowed.max(1e-15 * size) && distance <= 5e-5 * size
 }
@@ -800,9 +889,16 @@ mod tests {
             "1".to_owned() + &"0".repeat(3_900),
         ];
         for monster in &monsters {
-            assert!(equal(monster, monster) || trimmed(&lex(monster).unwrap_or_default()).is_empty(), "{monster:.40}");
+            assert!(
+                equal(monster, monster) || trimmed(&lex(monster).unwrap_or_default()).is_empty(),
+                "{monster:.40}"
+            );
             for other in monsters.iter().map(String::as_str).chain(["1", "x", "\\frac{1}{3}"]) {
-                assert_eq!(equal(monster, other), equal(other, monster), "{monster:.40} {other:.40}");
+                assert_eq!(
+                    equal(monster, other),
+                    equal(other, monster),
+                    "{monster:.40} {other:.40}"
+                );
             }
             crate::verify::math::compare_texts("1", monster);
         }
@@ -811,12 +907,95 @@ mod tests {
     /// Text that is like LaTeX, well formed or not.
     fn fragments() -> impl Strategy<Value = String> {
         let pieces = prop::sample::select(vec![
-            "1", "2", "12", "0", "0.5", ".", ",", ";", " ", "+", "-", "*", "/", "^", "_", "!", "=", "<", ">", "|", "(", ")", "[", "]", "{",
-            "}", "\\{", "\\}", "\\frac", "\\sqrt", "\\sqrt[3]", "\\pi", "e", "i", "x", "y", "f(x)", "\\text{", "\\text{ cm}", "\\text{ and }",
-            "\\pm", "\\infty", "\\cup", "\\cap", "\\setminus", "\\mathbb{R}", "\\in", "\\le", "\\ne", "\\approx", "\\sin", "\\log_2", "\\ln",
-            "\\binom", "\\left", "\\right", "^\\circ", "\\%", "\\$", "$", "\\boxed{", "\\begin{pmatrix}", "\\end{pmatrix}",
-            "\\begin{cases}", "\\end{cases}", "&", "\\\\", "\\sum_{k=1}^{3}", "\\overline{3}", "\\lfloor", "\\rfloor", "{,}", "\\!", "\\,",
-            "a:b", "3:4", "(B)", "or", "the answer is", "####", "<think>", "</think>", "é", "√", "½", "million", "\\over", "\\not", "'",
+            "1",
+            "2",
+            "12",
+            "0",
+            "0.5",
+            ".",
+            ",",
+            ";",
+            " ",
+            "+",
+            "-",
+            "*",
+            "/",
+            "^",
+            "_",
+            "!",
+            "=",
+            "<",
+            ">",
+            "|",
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            "\\{",
+            "\\}",
+            "\\frac",
+            "\\sqrt",
+            "\\sqrt[3]",
+            "\\pi",
+            "e",
+            "i",
+            "x",
+            "y",
+            "f(x)",
+            "\\text{",
+            "\\text{ cm}",
+            "\\text{ and }",
+            "\\pm",
+            "\\infty",
+            "\\cup",
+            "\\cap",
+            "\\setminus",
+            "\\mathbb{R}",
+            "\\in",
+            "\\le",
+            "\\ne",
+            "\\approx",
+            "\\sin",
+            "\\log_2",
+            "\\ln",
+            "\\binom",
+            "\\left",
+            "\\right",
+            "^\\circ",
+            "\\%",
+            "\\$",
+            "$",
+            "\\boxed{",
+            "\\begin{pmatrix}",
+            "\\end{pmatrix}",
+            "\\begin{cases}",
+            "\\end{cases}",
+            "&",
+            "\\\\",
+            "\\sum_{k=1}^{3}",
+            "\\overline{3}",
+            "\\lfloor",
+            "\\rfloor",
+            "{,}",
+            "\\!",
+            "\\,",
+            "a:b",
+            "3:4",
+            "(B)",
+            "or",
+            "the answer is",
+            "####",
+            "<think>",
+            "</think>",
+            "é",
+            "√",
+            "½",
+            "million",
+            "\\over",
+            "\\not",
+            "'",
         ]);
         prop::collection::vec(pieces, 0..14).prop_map(|pieces| pieces.concat())
     }

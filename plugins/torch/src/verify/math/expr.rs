@@ -214,7 +214,11 @@ impl<'a> Parser<'a> {
                 negative = !negative;
             } else if !self.eat_op('+') {
                 let value = self.factor()?;
-                return Some(if negative { Expr::Negative(Box::new(value)) } else { value });
+                return Some(if negative {
+                    Expr::Negative(Box::new(value))
+                } else {
+                    value
+                });
             }
         }
         None
@@ -530,7 +534,11 @@ impl<'a> Parser<'a> {
         if self.peek() == Some(&Token::Op('/')) {
             return None;
         }
-        Some(if negative { Expr::Negative(Box::new(value)) } else { value })
+        Some(if negative {
+            Expr::Negative(Box::new(value))
+        } else {
+            value
+        })
     }
 
     /// Reads what a macro takes: a group, or one character or macro.
@@ -586,7 +594,9 @@ impl<'a> Parser<'a> {
             }
             "sqrt" => {
                 let degree = if self.eat(&Token::Open('[')) {
-                    let Token::Number(digits) = self.peek()? else { return None };
+                    let Token::Number(digits) = self.peek()? else {
+                        return None;
+                    };
                     self.at += 1;
                     if !self.eat(&Token::Close('[')) {
                         return None;
@@ -625,7 +635,9 @@ impl<'a> Parser<'a> {
         if !self.eat_op('_') || !self.eat(&Token::Open('{')) {
             return None;
         }
-        let Token::Symbol(variable) = self.peek()? else { return None };
+        let Token::Symbol(variable) = self.peek()? else {
+            return None;
+        };
         self.at += 1;
         if !self.eat_op('=') {
             return None;
@@ -652,7 +664,19 @@ impl<'a> Parser<'a> {
 fn is_operand(command: &str) -> bool {
     matches!(
         command,
-        "frac" | "sqrt" | "cbrt" | "binom" | "sum" | "prod" | "overline" | "vec" | "hat" | "overrightarrow" | "bar" | "widehat" | "tilde"
+        "frac"
+            | "sqrt"
+            | "cbrt"
+            | "binom"
+            | "sum"
+            | "prod"
+            | "overline"
+            | "vec"
+            | "hat"
+            | "overrightarrow"
+            | "bar"
+            | "widehat"
+            | "tilde"
             | "underline"
     )
 }
@@ -671,7 +695,11 @@ fn times(a: Expr, b: Expr) -> Expr {
 fn repeating(digits: &str, period: &str) -> Expr {
     let places = digits.split_once('.').map_or(0, |(_, after)| after.len());
     let below = "9".repeat(period.len()) + &"0".repeat(places);
-    let start = if digits.ends_with('.') { digits.trim_end_matches('.') } else { digits };
+    let start = if digits.ends_with('.') {
+        digits.trim_end_matches('.')
+    } else {
+        digits
+    };
     let start = if start.is_empty() { "0" } else { start };
     Expr::Sum(vec![
         Expr::Number(start.to_owned()),

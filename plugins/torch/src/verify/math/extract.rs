@@ -152,10 +152,14 @@ fn last_box(text: &str) -> Option<String> {
 fn joins(between: &str) -> bool {
     static LOOKS: LazyLock<Regex> =
         LazyLock::new(|| regex(r"\\(?:text|textbf|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad\b|\\[,;:! ()\[\]]|\$|\*\*"));
-    static LIST: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)(?:[a-z](?:_\{?\w\}?)?\s*=\s*)?$"));
+    static LIST: LazyLock<Regex> = LazyLock::new(|| {
+        regex(
+            r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)(?:[a-z](?:_\{?\w\}?)?\s*=\s*)?$",
+        )
+    });
     static LINES: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*\n\s*$"));
-    static TURN: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:not|no|but|so|wait|wrong|then|thus|hence|instead|check)\b"));
+    static TURN: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?i)\b(?:not|no|but|so|wait|wrong|then|thus|hence|instead|check)\b"));
     let plain = LOOKS.replace_all(between, " $1 ");
     LIST.is_match(&plain) && !LINES.is_match(&plain) && !TURN.is_match(&plain)
 }
@@ -220,8 +224,9 @@ fn formulas(text: &str) -> Vec<&str> {
 }
 
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    static NUMBER: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d{1,3}(?: \d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
+    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+        regex(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d{1,3}(?: \d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+")
+    });
     NUMBER.find_iter(text).map(|found| found.as_str())
 }
 

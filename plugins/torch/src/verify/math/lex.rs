@@ -208,8 +208,19 @@ const LOOKS: &[&str] = &[
 
 /// Commands whose argument is text.
 const TEXTS: &[&str] = &[
-    "text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "mbox", "hbox", "emph", "mathrm",
-    "mathsf", "operatorname",
+    "text",
+    "textbf",
+    "textit",
+    "textrm",
+    "textsf",
+    "texttt",
+    "textnormal",
+    "mbox",
+    "hbox",
+    "emph",
+    "mathrm",
+    "mathsf",
+    "operatorname",
 ];
 
 /// Cuts a text into tokens; `None` if it is too long.
@@ -278,7 +289,10 @@ fn cleaned(text: &str) -> Vec<char> {
             '\u{200b}' | '\u{feff}' => {}
             // A dollar sign without a partner before a number is money.
             '$' if chars.last() != Some(&'\\') => {
-                if money_marks && source.get(at + 1).is_some_and(|c| c.is_ascii_digit() || *c == ' ') && chars.is_empty() {
+                if money_marks
+                    && source.get(at + 1).is_some_and(|c| c.is_ascii_digit() || *c == ' ')
+                    && chars.is_empty()
+                {
                     chars.extend(['\\', '$']);
                 } else {
                     chars.push(' ');
@@ -399,7 +413,9 @@ impl Lexer {
         let mut found: String = self.chars[self.at..self.at + first].iter().collect();
         self.at += first;
         // Inside brackets a plain comma may separate the members of a pair.
-        let separator = self.peek(0).filter(|mark| *mark == THOUSANDS || (self.depth == 0 && matches!(mark, ',' | ' ')));
+        let separator = self
+            .peek(0)
+            .filter(|mark| *mark == THOUSANDS || (self.depth == 0 && matches!(mark, ',' | ' ')));
         let groupable = (1..=3).contains(&first) && !found.starts_with('0');
         if let Some(mark) = separator.filter(|_| groupable) {
             while self.peek(0).is_some_and(|c| c == mark || c == THOUSANDS)
@@ -428,11 +444,17 @@ impl Lexer {
         // `1.2e5`
         let sign = usize::from(matches!(self.peek(1), Some('+' | '-')));
         let exponent = digits(self, 1 + sign);
-        if matches!(self.peek(0), Some('e' | 'E')) && exponent > 0 && (sign > 0 || found.contains('.') || exponent < 4) {
+        if matches!(self.peek(0), Some('e' | 'E')) && exponent > 0 && (sign > 0 || found.contains('.') || exponent < 4)
+        {
             let power: String = self.chars[self.at + 1..self.at + 1 + sign + exponent].iter().collect();
             self.push(Token::Number(found), text);
             self.at += 1 + sign + exponent;
-            for token in [Token::Op('*'), Token::Number("10".to_owned()), Token::Op('^'), Token::Open('{')] {
+            for token in [
+                Token::Op('*'),
+                Token::Number("10".to_owned()),
+                Token::Op('^'),
+                Token::Open('{'),
+            ] {
                 self.push(token, text);
             }
             if power.starts_with('-') {
@@ -461,7 +483,10 @@ impl Lexer {
 
     fn letters(&mut self, text: bool) {
         let start = self.at;
-        while self.peek(0).is_some_and(|c| c.is_alphabetic() && (text || c.is_ascii())) {
+        while self
+            .peek(0)
+            .is_some_and(|c| c.is_alphabetic() && (text || c.is_ascii()))
+        {
             self.at += 1;
         }
         let run: String = self.chars[start..self.at].iter().collect();

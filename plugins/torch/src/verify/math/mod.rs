@@ -68,7 +68,9 @@ pub fn compare_texts(reference: &str, response: &str) -> Comparison {
 /// Returns whether a response can be nothing but an answer in words.
 fn is_short(response: &str) -> bool {
     let response = response.trim();
-    !response.contains(['\n', '#']) && end_of_last_box(response).is_none() && response.split_whitespace().count() <= MAX_NAME_WORDS
+    !response.contains(['\n', '#'])
+        && end_of_last_box(response).is_none()
+        && response.split_whitespace().count() <= MAX_NAME_WORDS
 }
 
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.

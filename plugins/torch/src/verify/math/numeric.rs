@@ -85,7 +85,11 @@ impl Approx {
         if size <= 8.0 * self.error || size == 0.0 {
             return None;
         }
-        let im = if self.is_real() && self.re > 0.0 { 0.0 } else { self.im.atan2(self.re) };
+        let im = if self.is_real() && self.re > 0.0 {
+            0.0
+        } else {
+            self.im.atan2(self.re)
+        };
         Some(Self::new(size.ln(), im, self.error / size))
     }
 
@@ -106,7 +110,14 @@ impl Approx {
         if exponent == 0 && self.abs() == 0.0 {
             return None;
         }
-        let (mut base, mut left, mut value) = (self, exponent, Self { error: 0.0, ..Self::real(1.0) });
+        let (mut base, mut left, mut value) = (
+            self,
+            exponent,
+            Self {
+                error: 0.0,
+                ..Self::real(1.0)
+            },
+        );
         while left > 0 {
             if left & 1 == 1 {
                 value = value * base;
@@ -123,7 +134,11 @@ impl Approx {
     fn root(self, degree: u32) -> Option<Self> {
         let slope = |value: f64| {
             let size = self.abs();
-            if size > 8.0 * self.error { value.abs() * self.error / size } else { self.error.powf(1.0 / f64::from(degree)) }
+            if size > 8.0 * self.error {
+                value.abs() * self.error / size
+            } else {
+                self.error.powf(1.0 / f64::from(degree))
+            }
         };
         if self.is_real() && (self.re >= 0.0 || degree % 2 == 1) {
             let size = self.re.abs();
@@ -227,14 +242,20 @@ impl Evaluation<'_> {
                 None => Approx::real((self.point.value)(name)),
             },
             Expr::Sum(parts) => {
-                let mut sum = Approx { error: 0.0, ..Approx::real(0.0) };
+                let mut sum = Approx {
+                    error: 0.0,
+                    ..Approx::real(0.0)
+                };
                 for part in parts {
                     sum = sum + self.of(part)?;
                 }
                 sum
             }
             Expr::Product(parts) => {
-                let mut product = Approx { error: 0.0, ..Approx::real(1.0) };
+                let mut product = Approx {
+                    error: 0.0,
+                    ..Approx::real(1.0)
+                };
                 for part in parts {
                     product = product * self.of(part)?;
                 }
@@ -290,7 +311,11 @@ impl Evaluation<'_> {
         let base = self.of(base)?;
         if let Some(value) = evaluate(exponent, &self.bound) {
             if let Some(integer) = value.as_integer().and_then(|integer| i64::try_from(integer).ok()) {
-                return if integer.abs() <= 100_000 { base.integer_power(integer) } else { None };
+                return if integer.abs() <= 100_000 {
+                    base.integer_power(integer)
+                } else {
+                    None
+                };
             }
             let degree = u32::try_from(value.den()).ok()?;
             self.check_root(base, degree)?;

@@ -39,7 +39,13 @@ impl Rational {
     pub(super) fn parse(digits: &str) -> Option<Self> {
         let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
         let scale = 10i128.checked_pow(u32::try_from(decimals.len()).ok()?)?;
-        let part = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i128>().ok() };
+        let part = |digits: &str| {
+            if digits.is_empty() {
+                Some(0)
+            } else {
+                digits.parse::<i128>().ok()
+            }
+        };
         Self::new(part(whole)?.checked_mul(scale)?.checked_add(part(decimals)?)?, scale)
     }
 
@@ -140,9 +146,15 @@ pub(super) fn evaluate(expr: &Expr, bound: &[(String, Rational)]) -> Option<Rati
     let value = |expr: &Expr| evaluate(expr, bound);
     match expr {
         Expr::Number(digits) => Rational::parse(digits),
-        Expr::Symbol(name) => bound.iter().rev().find(|(known, _)| known == name).map(|(_, value)| *value),
+        Expr::Symbol(name) => bound
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| *value),
         Expr::Sum(parts) => parts.iter().try_fold(Rational::ZERO, |sum, part| sum.add(value(part)?)),
-        Expr::Product(parts) => parts.iter().try_fold(Rational::ONE, |product, part| product.mul(value(part)?)),
+        Expr::Product(parts) => parts
+            .iter()
+            .try_fold(Rational::ONE, |product, part| product.mul(value(part)?)),
         Expr::Quotient(a, b) => value(a)?.div(value(b)?),
         Expr::Negative(a) => Some(-value(a)?),
         Expr::Power(a, b) => value(a)?.pow(value(b)?),
@@ -171,7 +183,11 @@ fn function(name: &str, values: &[Rational]) -> Option<Rational> {
         "gcd" => integers(|a, b| Some(gcd(a, b))),
         "lcm" => integers(|a, b| a.checked_div(gcd(a, b))?.checked_mul(b)),
         "max" | "min" => {
-            let wanted = if name == "max" { Ordering::Greater } else { Ordering::Less };
+            let wanted = if name == "max" {
+                Ordering::Greater
+            } else {
+                Ordering::Less
+            };
             values.iter().try_fold(first, |best, value| {
                 Some(if value.compare(best)? == wanted { *value } else { best })
             })

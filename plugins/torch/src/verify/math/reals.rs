@@ -110,7 +110,12 @@ impl Reals {
         if pieces.len() > MAX_PIECES {
             return None;
         }
-        pieces.sort_by(|a, b| a.low.value.total_cmp(&b.low.value).then(b.low.closed.cmp(&a.low.closed)));
+        pieces.sort_by(|a, b| {
+            a.low
+                .value
+                .total_cmp(&b.low.value)
+                .then(b.low.closed.cmp(&a.low.closed))
+        });
         let mut merged: Vec<Interval> = Vec::new();
         for piece in pieces {
             let Some(last) = merged.last_mut() else {
@@ -137,9 +142,16 @@ impl Reals {
                     if a.is_same_place(b) {
                         return if a.closed { b.clone() } else { a.clone() };
                     }
-                    if (a.value > b.value) == larger { a.clone() } else { b.clone() }
+                    if (a.value > b.value) == larger {
+                        a.clone()
+                    } else {
+                        b.clone()
+                    }
                 };
-                pieces.extend(Interval::new(inner(&a.low, &b.low, true), inner(&a.high, &b.high, false)));
+                pieces.extend(Interval::new(
+                    inner(&a.low, &b.low, true),
+                    inner(&a.high, &b.high, false),
+                ));
             }
         }
         (pieces.len() <= MAX_PIECES).then_some(Self(pieces))

@@ -71,7 +71,9 @@ impl Residue {
     }
 
     fn add(self, other: Self) -> Self {
-        self.map2(other, |a, b, prime| ((u128::from(a) + u128::from(b)) % u128::from(prime)) as u64)
+        self.map2(other, |a, b, prime| {
+            ((u128::from(a) + u128::from(b)) % u128::from(prime)) as u64
+        })
     }
 
     fn mul(self, other: Self) -> Self {
@@ -87,7 +89,11 @@ impl Residue {
             return None;
         }
         Some(self.map2(other, |a, b, prime| {
-            if b == 1 { a } else { mul_mod(a, pow_mod(b, u128::from(prime - 2), prime), prime) }
+            if b == 1 {
+                a
+            } else {
+                mul_mod(a, pow_mod(b, u128::from(prime - 2), prime), prime)
+            }
         }))
     }
 
@@ -96,7 +102,11 @@ impl Residue {
             return None;
         }
         let raised = self.map2(self, |a, _, prime| pow_mod(a, exponent.unsigned_abs(), prime));
-        if exponent < 0 { Self::ONE.div(raised) } else { Some(raised) }
+        if exponent < 0 {
+            Self::ONE.div(raised)
+        } else {
+            Some(raised)
+        }
     }
 
     fn rational(value: Rational) -> Option<Self> {
@@ -110,7 +120,10 @@ impl Residue {
     /// Reads digits of any length with at most one point.
     fn digits(digits: &str) -> Option<Self> {
         let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-        let ten = Self { values: [10, 10], exact: true };
+        let ten = Self {
+            values: [10, 10],
+            exact: true,
+        };
         let value = whole.bytes().chain(decimals.bytes()).fold(Self::ZERO, |value, byte| {
             let digit = u64::from(byte.wrapping_sub(b'0'));
             value.mul(ten).add(Self {
@@ -149,7 +162,10 @@ impl Context {
         let mut take = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         name.bytes().for_each(&mut take);
         for part in parts {
-            part.values.iter().flat_map(|value| value.to_le_bytes()).for_each(&mut take);
+            part.values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .for_each(&mut take);
         }
         let mix = |mut x: u64| {
             x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -253,7 +269,11 @@ impl Context {
             && let Some((outside, radicand)) = surd::square_root(value)
         {
             let outside = Residue::rational(outside)?;
-            let sign = if radicand < 0 { self.of(&Expr::I, bound)? } else { Residue::ONE };
+            let sign = if radicand < 0 {
+                self.of(&Expr::I, bound)?
+            } else {
+                Residue::ONE
+            };
             let rest = match radicand.unsigned_abs() {
                 0 => return Some(Residue::ZERO),
                 1 => Residue::ONE,
@@ -316,10 +336,25 @@ impl Context {
         Some(value)
     }
 
-    fn series(&self, product: bool, variable: &str, from: &Expr, to: &Expr, body: &Expr, bound: &mut Bound) -> Option<Residue> {
+    fn series(
+        &self,
+        product: bool,
+        variable: &str,
+        from: &Expr,
+        to: &Expr,
+        body: &Expr,
+        bound: &mut Bound,
+    ) -> Option<Residue> {
         let end = |expr: &Expr, bound: &Bound| evaluate(expr, bound).and_then(Rational::as_integer);
         let (Some(first), Some(last)) = (end(from, bound), end(to, bound)) else {
-            let bounds = [self.of(from, bound)?, if *to == Expr::Infinity { Residue::ZERO } else { self.of(to, bound)? }];
+            let bounds = [
+                self.of(from, bound)?,
+                if *to == Expr::Infinity {
+                    Residue::ZERO
+                } else {
+                    self.of(to, bound)?
+                },
+            ];
             let parts = [bounds[0], bounds[1], self.of(body, bound)?];
             let infinite = *to == Expr::Infinity;
             return Some(self.atom(&format!("series {product} {infinite} {variable}"), &parts));

@@ -61,7 +61,11 @@ impl Surd {
     }
 
     fn rational(value: Rational) -> Self {
-        Self(if value == Rational::ZERO { Vec::new() } else { vec![(1, value)] })
+        Self(if value == Rational::ZERO {
+            Vec::new()
+        } else {
+            vec![(1, value)]
+        })
     }
 
     fn as_rational(&self) -> Option<Rational> {
@@ -158,7 +162,9 @@ impl Surd {
         let norm = whole
             .mul(whole)?
             .add(-factor.mul(factor)?.mul(Rational::integer(radicand)?)?)?;
-        let (norm_root, 1) = square_root(norm)? else { return None };
+        let (norm_root, 1) = square_root(norm)? else {
+            return None;
+        };
         let half = Rational::new(1, 2)?;
         let x = whole.add(norm_root)?.mul(half)?;
         let y = whole.add(-norm_root)?.mul(half)?;

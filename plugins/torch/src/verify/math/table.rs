@@ -367,11 +367,26 @@ const EQUAL: &[(&str, &str)] = &[
     ("-80\\leq g(x)\\leq 82", "[-80,82]"),
     ("x \\neq 0", "x \\not= 0"),
     // Matrices
-    ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}"),
-    ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\left(\\begin{array}{cc} 1 & 2 \\\\ 3 & 4 \\end{array}\\right)"),
-    ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\\\\\end{pmatrix}"),
-    ("\\begin{pmatrix} 1/2 \\\\ 1 \\end{pmatrix}", "\\begin{pmatrix} 0.5 \\\\ 1 \\end{pmatrix}"),
-    ("\\begin{pmatrix} 1/2 \\\\ 1 \\end{pmatrix}", "\\frac{1}{2}\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    (
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+        "\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}",
+    ),
+    (
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+        "\\left(\\begin{array}{cc} 1 & 2 \\\\ 3 & 4 \\end{array}\\right)",
+    ),
+    (
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+        "\\begin{pmatrix}1&2\\\\3&4\\\\\\end{pmatrix}",
+    ),
+    (
+        "\\begin{pmatrix} 1/2 \\\\ 1 \\end{pmatrix}",
+        "\\begin{pmatrix} 0.5 \\\\ 1 \\end{pmatrix}",
+    ),
+    (
+        "\\begin{pmatrix} 1/2 \\\\ 1 \\end{pmatrix}",
+        "\\frac{1}{2}\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+    ),
     // Ratios, times, bases
     ("3:4", "3 : 4"),
     ("3:4", "\\frac{3}{4}"),
@@ -461,7 +476,10 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("2004!", "2005!"),
     ("\\frac{1}{2004!}", "\\frac{1}{2003!}"),
     ("10^{100}", "10^{100}+1"),
-    ("12345678901234567890123456789012345678901234567890", "12345678901234567890123456789012345678901234567891"),
+    (
+        "12345678901234567890123456789012345678901234567890",
+        "12345678901234567890123456789012345678901234567891",
+    ),
     ("262537412640768744", "e^{\\pi\\sqrt{163}}"),
     ("10^{10}", "\\sqrt{10^{20}+1}"),
     ("\\binom{10}{3}", "\\binom{10}{4}"),
@@ -668,11 +686,23 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("f(2) < f(1) < f(4)", "f(1) < f(2) < f(4)"),
     ("[1,2]", "[1,2.000001]"),
     // Matrices
-    ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{pmatrix} 1 & 2 \\\\ 3 & 5 \\end{pmatrix}"),
-    ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{vmatrix} 1 & 2 \\\\ 3 & 4 \\end{vmatrix}"),
-    ("\\begin{pmatrix} 1 & 2 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    (
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 5 \\end{pmatrix}",
+    ),
+    (
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+        "\\begin{vmatrix} 1 & 2 \\\\ 3 & 4 \\end{vmatrix}",
+    ),
+    (
+        "\\begin{pmatrix} 1 & 2 \\end{pmatrix}",
+        "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+    ),
     ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "(1,2,3,4)"),
-    ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "2\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    (
+        "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+        "2\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+    ),
     // Ratios, times, bases
     ("3:4", "4:3"),
     ("3:4", "3:5"),
@@ -725,7 +755,8 @@ fn pairs_that_mean_the_same_are_equal() {
 
 #[test]
 fn pairs_that_differ_are_not_equal() {
-    let wrong = |(gold, pred): &&(&str, &str)| compare_texts(gold, pred).equal || equal(gold, pred) || equal(pred, gold);
+    let wrong =
+        |(gold, pred): &&(&str, &str)| compare_texts(gold, pred).equal || equal(gold, pred) || equal(pred, gold);
     let false_positives: Vec<_> = DIFFERENT.iter().filter(wrong).collect();
     assert!(false_positives.is_empty(), "{false_positives:#?}");
 }

@@ -2,11 +2,77 @@
 
 /// Words after a number that change it or say that it is one of several, and so are no units.
 const NOT_UNITS: &[&str] = &[
-    "half", "halves", "third", "thirds", "quarter", "quarters", "pi", "or", "and", "not", "plus", "minus", "times",
-    "divided", "over", "factorial", "squared", "cubed", "choose", "mod", "modulo", "base", "sqrt", "sin", "cos", "tan", "log",
-    "ln", "exp", "more", "less", "least", "most", "to", "by", "if", "when", "than", "approximately", "about", "percent",
-    "alpha", "beta", "theta", "infty", "infinity", "but", "except", "is", "are", "no", "never", "solutions", "where", "for", "with",
-    "integer", "all", "any", "th", "st", "nd", "rd", "between", "x", "y", "z", "n", "i", "the", "dozens",
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "quarter",
+    "quarters",
+    "pi",
+    "or",
+    "and",
+    "not",
+    "plus",
+    "minus",
+    "times",
+    "divided",
+    "over",
+    "factorial",
+    "squared",
+    "cubed",
+    "choose",
+    "mod",
+    "modulo",
+    "base",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "log",
+    "ln",
+    "exp",
+    "more",
+    "less",
+    "least",
+    "most",
+    "to",
+    "by",
+    "if",
+    "when",
+    "than",
+    "approximately",
+    "about",
+    "percent",
+    "alpha",
+    "beta",
+    "theta",
+    "infty",
+    "infinity",
+    "but",
+    "except",
+    "is",
+    "are",
+    "no",
+    "never",
+    "solutions",
+    "where",
+    "for",
+    "with",
+    "integer",
+    "all",
+    "any",
+    "th",
+    "st",
+    "nd",
+    "rd",
+    "between",
+    "x",
+    "y",
+    "z",
+    "n",
+    "i",
+    "the",
+    "dozens",
 ];
 
 /// Words that multiply the number before them.
@@ -20,16 +86,19 @@ const SCALES: &[(&str, u32)] = &[
 
 /// Short words that are no products of variables.
 const SHORT_WORDS: &[&str] = &[
-    "and", "or", "an", "is", "to", "of", "if", "no", "yes", "not", "the", "odd", "day", "red", "by", "at", "for", "are", "all", "any",
-    "one", "two", "six", "ten", "mod", "way", "men", "cat", "dog", "cup", "bag", "box", "pen", "car", "sq", "the", "as", "on", "sum", "sun", "mon", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jan", "feb",
-    "May", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "No", "Yes", "Odd", "The", "True", "tie", "Tie", "Red", "And", "Or",
+    "and", "or", "an", "is", "to", "of", "if", "no", "yes", "not", "the", "odd", "day", "red", "by", "at", "for",
+    "are", "all", "any", "one", "two", "six", "ten", "mod", "way", "men", "cat", "dog", "cup", "bag", "box", "pen",
+    "car", "sq", "the", "as", "on", "sum", "sun", "mon", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jan",
+    "feb", "May", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "No", "Yes", "Odd", "The", "True", "tie", "Tie",
+    "Red", "And", "Or",
 ];
 
 /// Units of few letters, which are units only behind a number.
 const SHORT_UNITS: &[&str] = &[
-    "m", "g", "s", "h", "l", "L", "V", "W", "N", "J", "A", "C", "F", "K", "cm", "mm", "km", "dm", "nm", "ft", "in", "yd", "mi", "kg", "mg", "gm", "lb",
-    "lbs", "oz", "ml", "mL", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "am", "pm", "AM", "PM", "Hz", "kW", "Pa", "rad", "deg",
-    "pts", "pt", "gal", "qt", "USD", "EUR", "GBP", "kmh", "mol", "cc",
+    "m", "g", "s", "h", "l", "L", "V", "W", "N", "J", "A", "C", "F", "K", "cm", "mm", "km", "dm", "nm", "ft", "in",
+    "yd", "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml", "mL", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "am",
+    "pm", "AM", "PM", "Hz", "kW", "Pa", "rad", "deg", "pts", "pt", "gal", "qt", "USD", "EUR", "GBP", "kmh", "mol",
+    "cc",
 ];
 
 /// Spellings of units, all after the plural's "s" is gone.
@@ -121,7 +190,11 @@ pub(super) fn canonical(parts: &[String]) -> Option<String> {
             "kph" | "kmh" => names.extend(["km", "/", "h"].map(str::to_owned)),
             "of" | "a" | "an" => {}
             _ => {
-                let single = if lower.len() > 2 { lower.strip_suffix('s').unwrap_or(&lower) } else { &lower };
+                let single = if lower.len() > 2 {
+                    lower.strip_suffix('s').unwrap_or(&lower)
+                } else {
+                    &lower
+                };
                 let name = SPELLINGS.iter().find(|(spelled, _)| *spelled == single);
                 names.push(name.map_or(single, |(_, short)| short).to_owned());
             }
