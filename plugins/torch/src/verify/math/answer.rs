@@ -94,7 +94,7 @@ fn closes_at(tokens: &[Tok], start: usize) -> Option<usize> {
 }
 
 /// Splits at the tokens outside of brackets that `is_separator` takes; also returns those.
-fn split<'a>(tokens: &'a [Tok], is_separator: impl Fn(&Token) -> bool) -> (Vec<&'a [Tok]>, Vec<&'a Token>) {
+fn split(tokens: &[Tok], is_separator: impl Fn(&Token) -> bool) -> (Vec<&[Tok]>, Vec<&Token>) {
     let (mut parts, mut separators) = (Vec::new(), Vec::new());
     let (mut start, mut depth) = (0, 0usize);
     for (at, tok) in tokens.iter().enumerate() {
@@ -124,6 +124,16 @@ fn read_list(tokens: &[Tok], depth: usize) -> Answer {
     }
     if let Some(found) = read_choice(tokens, depth).or_else(|| read_turned_brackets(tokens, depth)) {
         return found;
+    }
+    // x < 1 \cup x > 2 is said of the values, not of sets.
+    let (united, unions) = split(tokens, |token| *token == Token::Op('∪'));
+    let of_values = !unions.is_empty()
+        && united
+            .iter()
+            .all(|part| split(part, is_relation).1.len() == 1 && part.iter().all(|tok| tok.token != Token::Op('∈')));
+    if of_values && united.len() <= MAX_MEMBERS {
+        let members = united.into_iter().map(|part| read_statement(part, depth)).collect();
+        return joined(members, Joint::Or);
     }
     let joins = |token: &Token| matches!(token, Token::Op(',' | ';')) || is_word(token, &["and", "or"]);
     let (parts, joints) = split(tokens, joins);
@@ -170,7 +180,9 @@ fn joined(members: Vec<Answer>, joint: Joint) -> Answer {
             other => values.push(other.clone()),
         }
     }
-    let one_name = names.iter().all(|name| *name == names[0]);
+    // x_1 and x_2 are two values of x.
+    let stem = |name: &String| name.split('_').next().unwrap_or_default().to_owned();
+    let one_name = names.iter().all(|name| stem(name) == stem(&names[0]));
     let bare = values.len() - names.len();
     if one_name && (bare == 0 || names.len() == 1) && !names.is_empty() {
         return Answer::List(values);
@@ -182,20 +194,25 @@ fn joined(members: Vec<Answer>, joint: Joint) -> Answer {
 fn joined_inequalities(members: &[Answer], joint: Joint) -> Option<Answer> {
     let mut found = Vec::new();
     let mut name = None;
-    let mut excludes = false;
+    // Sets and exceptions restrict what else is said.
+    let (mut excludes, mut only_sets) = (false, true);
     for member in members {
         let Answer::Relation(relation) = member else {
             return None;
         };
-        if relation.signs.iter().all(|sign| matches!(sign, '=' | '≈' | '∈')) {
+        if relation.is_equation() {
             return None;
         }
-        excludes |= relation.signs.contains(&'≠');
+        only_sets &= relation.signs == ['∈'];
+        excludes |= relation.signs.contains(&'≠') || relation.signs == ['∈'];
         let (variable, reals) = reals::of_relation(relation)?;
         if *name.get_or_insert_with(|| variable.clone()) != variable {
             return None;
         }
         found.push(reals);
+    }
+    if only_sets {
+        return None;
     }
     let mut found = found.into_iter();
     let first = found.next()?;
@@ -345,6 +362,27 @@ fn name_of(tokens: &[Tok]) -> Option<String> {
             return parts.iter().all(plain).then(text);
         }
         _ => {}
+    }
+    // f^{-1}(x)
+    if let [
+        Tok {
+            token: Token::Symbol(_),
+            ..
+        },
+        power,
+        open,
+        minus,
+        one,
+        close,
+        bracket,
+        ..,
+    ] = tokens
+        && [&power.token, &open.token, &minus.token] == [&Token::Op('^'), &Token::Open('{'), &Token::Op('-')]
+        && [&one.token, &close.token, &bracket.token]
+            == [&Token::Number("1".to_owned()), &Token::Close('{'), &Token::Open('(')]
+        && closes_at(tokens, 6) == Some(tokens.len() - 1)
+    {
+        return Some(text());
     }
     // P(A), and the unknowns of a tuple
     let whole_bracket = |from: usize| closes_at(tokens, from) == Some(tokens.len() - 1);
@@ -815,7 +853,9 @@ fn read_text(tokens: &[Tok]) -> Answer {
     let phrase = words.join(" ");
     match phrase.as_str() {
         "all real numbers" | "all reals" | "all real" | "real numbers" => return Answer::Reals(Reals::all()),
-        "empty set" => return Answer::Set(Vec::new()),
+        "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
+            return Answer::Set(Vec::new());
+        }
         _ => {}
     }
     const NUMBERS: [&str; 13] = [

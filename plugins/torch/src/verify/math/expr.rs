@@ -236,7 +236,7 @@ impl<'a> Parser<'a> {
             // `2 3` is not 6; behind a bracket or a macro a number is a factor.
             Some(Token::Number(_)) => matches!(
                 self.at.checked_sub(1).map(|at| &self.tokens[at].token),
-                Some(Token::Close(_))
+                Some(Token::Close(_) | Token::Op('!'))
             ),
             Some(Token::Op('|')) => !self.in_bars,
             Some(Token::Op('∞')) => false,
@@ -595,7 +595,7 @@ impl<'a> Parser<'a> {
             "sqrt" => {
                 let degree = if self.eat(&Token::Open('[')) {
                     let Token::Number(digits) = self.peek()? else {
-                        return None;
+                        return self.symbolic_root();
                     };
                     self.at += 1;
                     if !self.eat(&Token::Close('[')) {
@@ -628,6 +628,17 @@ impl<'a> Parser<'a> {
             "sum" | "prod" => self.series(name == "prod"),
             _ => None,
         }
+    }
+
+    /// Reads `n]{x}`: x to the power of 1/n.
+    fn symbolic_root(&mut self) -> Option<Expr> {
+        let degree = self.nested(Self::sum)?;
+        if !self.eat(&Token::Close('[')) {
+            return None;
+        }
+        let inner = self.macro_argument()?;
+        let exponent = Expr::Quotient(Box::new(Expr::integer(1)), Box::new(degree));
+        Some(Expr::Power(Box::new(inner), Box::new(exponent)))
     }
 
     /// Reads `_{k=1}^{10} body`.

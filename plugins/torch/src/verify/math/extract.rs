@@ -24,7 +24,7 @@ pub fn extract(text: &str) -> Option<String> {
         return last_box(text);
     }
     let whole = text.trim();
-    if is_answer(whole) {
+    if is_answer(whole) && !is_prose_with_formulas(whole) {
         return Some(whole.to_owned());
     }
     marked(text)
@@ -32,6 +32,13 @@ pub fn extract(text: &str) -> Option<String> {
         .or_else(|| last_price(text))
         .or_else(|| last_formula_or_number(text))
         .filter(|answer| !answer.is_empty())
+}
+
+/// Returns whether there are words around formulas, other than those that join a list.
+fn is_prose_with_formulas(text: &str) -> bool {
+    static BETWEEN: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)^(?:and|or|[\s,;.:$\\()\[\]])*$"));
+    let rest = FORMULA.replace_all(text, " ");
+    rest.len() < text.len() && rest != text && !BETWEEN.is_match(&rest)
 }
 
 /// Returns a reference answer without the text around it, of which a data set may have some.
@@ -172,7 +179,8 @@ fn marked(text: &str) -> Option<String> {
 
 /// Returns what follows the last "answer is" or "answer:" in its sentence.
 fn spoken(text: &str) -> Option<String> {
-    static SAYS: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\banswer\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
+    static SAYS: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?i)\b(?:answer|option|choice)\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
     static END: LazyLock<Regex> = LazyLock::new(|| regex(r"\n|[.!?](?:\s|\*|$)"));
     let says = SAYS.find_iter(text).last()?;
     let rest = &text[says.end()..];
@@ -212,10 +220,11 @@ fn last_formula_or_number(text: &str) -> Option<String> {
     (!DENIED.is_match(&text[..start])).then(|| found.to_owned())
 }
 
+static FORMULA: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
+
 /// Returns the contents of `$...$`, `\(...\)` and `\[...\]`.
 fn formulas(text: &str) -> Vec<&str> {
-    static FORMULA: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
     let content = |found: regex::Captures<'_>| {
         let range = (1..=4).find_map(|group| found.get(group))?.range();
         Some(text[range].trim())

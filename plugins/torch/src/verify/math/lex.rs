@@ -489,7 +489,13 @@ impl Lexer {
         {
             self.at += 1;
         }
-        let run: String = self.chars[start..self.at].iter().collect();
+        let mut run: String = self.chars[start..self.at].iter().collect();
+        // p.m.
+        if matches!(run.as_str(), "a" | "p") && self.peek(0) == Some('.') && self.peek(1) == Some('m') {
+            self.at += if self.peek(2) == Some('.') { 3 } else { 2 };
+            run.push('m');
+            return self.push(Token::Word(run), text);
+        }
         if text {
             return self.push(Token::Word(run), true);
         }
@@ -552,7 +558,12 @@ impl Lexer {
             return self.escaped(c, text);
         }
         let name: String = self.chars[start..self.at].iter().collect();
-        let name = name.as_str();
+        let mut name = name.as_str();
+        // `\quadx`, a space that was lost.
+        if let Some(rest) = name.strip_prefix("quad").filter(|rest| rest.len() == 1) {
+            self.at -= rest.len();
+            name = "quad";
+        }
         if let Some((_, op)) = OPERATORS.iter().find(|(spelled, _)| *spelled == name) {
             return self.push(Token::Op(*op), text);
         }

@@ -224,6 +224,24 @@ pub(super) fn of_relation(relation: &Relation) -> Option<(String, Reals)> {
         '≥' => '≤',
         other => other,
     };
+    // |x| < a is -a < x < a, and |x| > a is what lies outside.
+    if let ([(_, Some(name)), (bound, None)], [sign @ ('<' | '≤' | '>' | '≥')]) =
+        (members.as_slice(), relation.signs.as_slice())
+        && let Some(inner) = name.strip_prefix('|').and_then(|name| name.strip_suffix('|'))
+        && let Answer::Quantity(quantity) = bound
+    {
+        let opposite = Answer::Quantity(Quantity {
+            expr: Expr::Negative(Box::new(quantity.expr.clone())),
+            ..quantity.clone()
+        });
+        let (above, below) = (ray(*sign, bound)?, ray(turned(*sign), &opposite)?);
+        let both = if matches!(sign, '<' | '≤') {
+            above.intersection(&below)?
+        } else {
+            above.union(&below)?
+        };
+        return Some((inner.to_owned(), both));
+    }
     match (members.as_slice(), relation.signs.as_slice()) {
         ([(_, Some(name)), (set, _)], ['∈']) => Some(((*name).clone(), of_answer(set)?)),
         ([(_, Some(name)), (bound, None)], [sign]) => Some(((*name).clone(), ray(*sign, bound)?)),

@@ -210,5 +210,7 @@ pub(super) fn are_same(a: &str, b: &str) -> bool {
         Some(power) => b.ends_with(power),
         None => false,
     };
-    a == b || says_less(a, b) || says_less(b, a)
+    // The word for the currency is the one for the weight.
+    let pounds = |a: &str, b: &str| a == "£" && b == "lb";
+    a == b || pounds(a, b) || pounds(b, a) || says_less(a, b) || says_less(b, a)
 }
