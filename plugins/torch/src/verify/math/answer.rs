@@ -59,7 +59,7 @@ pub(super) fn read(tokens: &[Tok]) -> Answer {
 /// Takes away what frames an answer: punctuation around it, and a group that holds all of it.
 pub(super) fn trimmed(mut tokens: &[Tok]) -> &[Tok] {
     loop {
-        let ends = |token: &Token| matches!(token, Token::Op('.' | ',' | ';' | ':' | '…') | Token::Row);
+        let ends = |token: &Token| matches!(token, Token::Op('.' | ',' | ';' | ':') | Token::Row);
         match tokens {
             [inner @ .., last] if ends(&last.token) => tokens = inner,
             [first, inner @ ..] if ends(&first.token) || matches!(first.token, Token::Op('≈' | '=' | '→')) => {

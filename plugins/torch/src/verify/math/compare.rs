@@ -10,7 +10,7 @@ use super::lex::{Tok, Token, lex};
 use super::numeric::{self, Approx, Point};
 use super::rational::{evaluate, gcd};
 use super::reals;
-use super::residue::{Residue, residue};
+use super::residue::{Residue, exact_root, residue};
 use super::surd::surd;
 use super::units;
 
@@ -18,7 +18,7 @@ use super::units;
 const MIN_DECIMALS: i32 = 6;
 
 /// The largest value that floating point alone may decide about.
-const MAX_NUMERIC: f64 = 1e9;
+const MAX_NUMERIC: f64 = 1e6;
 
 const NUM_POINTS: u64 = 10;
 const MIN_POINTS: usize = 3;
@@ -220,7 +220,7 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         (Answer::List(a), Answer::Set(b)) | (Answer::Set(b), Answer::List(a)) => are_same_unordered(a, &distinct(b)),
         // One value in several forms: 2/4 or 1/2.
         (Answer::List(forms), other) | (other, Answer::List(forms)) if !matches!(other, Answer::Set(_)) => {
-            forms.windows(2).all(|pair| is_same(&pair[0], &pair[1]))
+            forms.windows(2).all(|pair| is_other_form(&pair[0], &pair[1]))
                 && forms.first().is_some_and(|form| is_same(form, other))
         }
         (Answer::Set(one), other) | (other, Answer::Set(one))
@@ -230,6 +230,12 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         }
         _ => is_same_set(a, b) == Some(true),
     }
+}
+
+/// Returns whether two values are the same and written differently; the same twice is a list.
+fn is_other_form(a: &Answer, b: &Answer) -> bool {
+    let written_alike = matches!((a, b), (Answer::Quantity(a), Answer::Quantity(b)) if a.expr == b.expr);
+    !written_alike && is_same(a, b)
 }
 
 fn is_same_set(a: &Answer, b: &Answer) -> Option<bool> {
@@ -643,10 +649,28 @@ fn is_same_value(a: &Expr, b: &Expr) -> bool {
     if decimal(a).is_some() || decimal(b).is_some() {
         return false;
     }
+    if is_irrational_root(a) && evaluate(b, &[]).is_some() || is_irrational_root(b) && evaluate(a, &[]).is_some() {
+        return false;
+    }
     let (Some(x), Some(y)) = (numeric::constant(a), numeric::constant(b)) else {
         return false;
     };
     x.re.abs() < MAX_NUMERIC && x.is_same(y)
+}
+
+/// Returns whether this is the root of a fraction that does not come out, and so is no fraction, however near.
+fn is_irrational_root(expr: &Expr) -> bool {
+    let (inner, degree) = match expr {
+        Expr::Root(degree, inner) => (inner, Some(*degree)),
+        Expr::Power(inner, exponent) => {
+            let exponent = evaluate(exponent, &[]);
+            let one = exponent.filter(|exponent| exponent.num() == 1);
+            (inner, one.and_then(|exponent| u32::try_from(exponent.den()).ok()))
+        }
+        _ => return false,
+    };
+    let (Some(degree), Some(value)) = (degree, evaluate(inner, &[])) else { return false };
+    exact_root(value, degree).is_none()
 }
 
 /// Compares functions of the same variables at points, with negative and with only positive coordinates.

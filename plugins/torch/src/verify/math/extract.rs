@@ -208,7 +208,12 @@ fn spoken(text: &str) -> Option<String> {
 /// Returns the last formula or, where a number stands behind it, that.
 fn last_formula_or_number(text: &str) -> Option<String> {
     let place = |part: &str| part.as_ptr() as usize + part.len();
-    static DENIED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:not|never|isn't)\s+[$\\(\[]*$"));
+    // What stands around the last number may say that it is not the answer.
+    static DENIED: LazyLock<Regex> = LazyLock::new(|| {
+        regex(r"(?i)(?:\b(?:not|never|isn't|at least|at most|than|between \S+ and)|\d)[\s}]+[$\\(\[]*$")
+    });
+    static CHANGED: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?i)^[\s})\]$\\]*(?:[+^_]|text\s*\{\s*(?:more|less))"));
     let formula = formulas(text).into_iter().last();
     let number = numbers(text).last();
     let found = match (formula, number) {
@@ -217,7 +222,8 @@ fn last_formula_or_number(text: &str) -> Option<String> {
         (None, number) => number?,
     };
     let start = found.as_ptr() as usize - text.as_ptr() as usize;
-    (!DENIED.is_match(&text[..start])).then(|| found.to_owned())
+    let certain = !DENIED.is_match(&text[..start]) && !CHANGED.is_match(&text[start + found.len()..]);
+    certain.then(|| found.to_owned())
 }
 
 static FORMULA: LazyLock<Regex> =

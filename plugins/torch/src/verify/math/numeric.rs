@@ -76,8 +76,10 @@ impl Approx {
 
     fn exp(self) -> Self {
         let size = self.re.exp();
+        let lost = self.abs() != 0.0 && self.abs() < 1e-12 && self.abs() > 8.0 * self.error;
+        let error = if lost { f64::INFINITY } else { self.error };
         let (sin, cos) = if self.is_real() { (0.0, 1.0) } else { self.im.sin_cos() };
-        Self::new(size * cos, size * sin, size * self.error)
+        Self::new(size * cos, size * sin, size * error)
     }
 
     fn ln(self) -> Option<Self> {
@@ -161,7 +163,11 @@ impl Add for Approx {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self::new(self.re + other.re, self.im + other.im, self.error + other.error)
+        // A term that vanishes beside the other would be lost: 1 + 10^{-20} is not 1.
+        let (small, large) = if self.abs() < other.abs() { (self, other) } else { (other, self) };
+        let lost = small.abs() > 8.0 * small.error && small.abs() < 1e-12 * large.abs();
+        let error = if lost { f64::INFINITY } else { self.error + other.error };
+        Self::new(self.re + other.re, self.im + other.im, error)
     }
 }
 
@@ -339,6 +345,16 @@ impl Evaluation<'_> {
             _ => {}
         }
         if !values.iter().all(|value| value.is_real()) {
+            return None;
+        }
+        // Values that differ from 1 or π/2 by less than can be told.
+        let flat = match name {
+            "cos" | "sec" | "cosh" => x.re != 0.0 && x.re.abs() < 1e-5,
+            "tanh" => x.re.abs() > 8.0,
+            "atan" | "acot" => x.re.abs() > 1e6,
+            _ => false,
+        };
+        if flat {
             return None;
         }
         let (value, slope): (f64, f64) = match name {

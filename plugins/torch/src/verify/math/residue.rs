@@ -374,7 +374,7 @@ impl Context {
 }
 
 /// Returns the root of a fraction if it comes out.
-fn exact_root(value: Rational, degree: u32) -> Option<Rational> {
+pub(super) fn exact_root(value: Rational, degree: u32) -> Option<Rational> {
     let root = |value: i128| {
         let near = (value.unsigned_abs() as f64).powf(1.0 / f64::from(degree)).round() as i128;
         (near.checked_pow(degree)? == value.abs()).then_some(near)
