@@ -212,8 +212,7 @@ fn last_formula_or_number(text: &str) -> Option<String> {
     static DENIED: LazyLock<Regex> = LazyLock::new(|| {
         regex(r"(?i)(?:\b(?:not|never|isn't|at least|at most|than|between \S+ and)|\d)[\s}]+[$\\(\[]*$")
     });
-    static CHANGED: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"(?i)^[\s})\]$\\]*(?:[+^_]|text\s*\{\s*(?:more|less))"));
+    static CHANGED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)^[\s})\]$\\]*(?:[+^_]|text\s*\{\s*(?:more|less))"));
     let formula = formulas(text).into_iter().last();
     let number = numbers(text).last();
     let found = match (formula, number) {

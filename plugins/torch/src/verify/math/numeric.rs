@@ -164,7 +164,11 @@ impl Add for Approx {
 
     fn add(self, other: Self) -> Self {
         // A term that vanishes beside the other would be lost: 1 + 10^{-20} is not 1.
-        let (small, large) = if self.abs() < other.abs() { (self, other) } else { (other, self) };
+        let (small, large) = if self.abs() < other.abs() {
+            (self, other)
+        } else {
+            (other, self)
+        };
         let lost = small.abs() > 8.0 * small.error && small.abs() < 1e-12 * large.abs();
         let error = if lost { f64::INFINITY } else { self.error + other.error };
         Self::new(self.re + other.re, self.im + other.im, error)

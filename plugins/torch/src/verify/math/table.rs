@@ -1053,7 +1053,10 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("1,2,\\ldots,10", "1,2,10"),
     ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}2&1\\end{pmatrix}"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(2,1)"),
-    ("\\frac{1}{2}\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    (
+        "\\frac{1}{2}\\begin{pmatrix}1\\\\2\\end{pmatrix}",
+        "\\begin{pmatrix}1\\\\2\\end{pmatrix}",
+    ),
     ("\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}", "2"),
     ("5 \\text{ ft}", "5 \\text{ in}"),
     ("5 \\text{ min}", "5 \\text{ sec}"),
@@ -1149,7 +1152,10 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("\\max(1,2)", "1"),
     ("3x", "3 \\times"),
     ("2 \\text{ hours } 30 \\text{ minutes}", "2 \\text{ hours}"),
-    ("2 \\text{ hours } 30 \\text{ minutes}", "2 \\text{ hours } 20 \\text{ minutes}"),
+    (
+        "2 \\text{ hours } 30 \\text{ minutes}",
+        "2 \\text{ hours } 20 \\text{ minutes}",
+    ),
     // Whole responses
     ("5", "\\boxed{5} is wrong, so \\boxed{6}"),
     ("6", "<think>\\boxed{6}</think>\n\\boxed{5}"),
