@@ -17,6 +17,8 @@ mod residue;
 mod surd;
 #[cfg(test)]
 mod table;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::borrow::Cow;
@@ -106,46 +108,4 @@ pub fn name_of_step(step: &str) -> String {
         "where we wrote \"{}{more}\"",
         words[..words.len().min(MAX_NAME_WORDS)].join(" ")
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_answer_counts_and_a_wrong_first_one_makes_it_a_recovery() {
-        let verdict = judge(
-            "6",
-            "So \\boxed{4}.\n\nBut wait. Let's go back to Step 1.\n\nThus \\boxed{6}.",
-        );
-        assert!(verdict.correct && verdict.recovered);
-        assert_eq!((verdict.num_backtracks, verdict.answer.as_deref()), (1, Some("6")));
-        let verdict = judge("4", "So \\boxed{4}, but that forgot a term: \\boxed{6}.");
-        assert_eq!((verdict.correct, verdict.failure), (false, Some("wrong_answer")));
-        assert_eq!(judge("4", "I do not know.").failure, Some("unfinished"));
-    }
-
-    #[test]
-    fn steps_are_named_by_heading_or_beginning() {
-        assert_eq!(
-            name_of_step("## Step 2: Simplify the sum.\nText"),
-            "Step 2: Simplify the sum"
-        );
-        assert_eq!(
-            name_of_step("She sells 9 eggs. Then"),
-            "where we wrote \"She sells 9 eggs\""
-        );
-        assert_eq!(
-            name_of_step("It is 1.5 m long. Then"),
-            "where we wrote \"It is 1.5 m long. Then\""
-        );
-        assert_eq!(name_of_step(""), "where we wrote \"\"");
-    }
-
-    #[test]
-    fn a_step_with_an_answer_is_terminal() {
-        assert!(states_final_answer("Thus $\\boxed{3}$."));
-        assert!(states_final_answer("so\n#### 12"));
-        assert!(!states_final_answer("\\boxed{3"));
-    }
 }
