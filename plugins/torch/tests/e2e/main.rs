@@ -16,3 +16,4 @@ mod reference;
 mod resume;
 mod sft_reference;
 mod training;
+mod verify_reference;
