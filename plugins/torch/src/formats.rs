@@ -260,6 +260,18 @@ fn version() -> u32 {
 /// # Errors
 /// The file can't be read, or a line is not a `T` (with its number), or has a newer version.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Vec<T>, FormatError> {
+    let numbered = read_jsonl_numbered(path, what)?;
+    Ok(numbered.into_iter().map(|(_, value)| value).collect())
+}
+
+/// As [`read_jsonl`], each value with the number of its line, from 1.
+///
+/// # Errors
+/// As [`read_jsonl`].
+pub fn read_jsonl_numbered<T: DeserializeOwned>(
+    path: &Path,
+    what: &'static str,
+) -> Result<Vec<(usize, T)>, FormatError> {
     let io = |source| FormatError::Io {
         path: path.to_owned(),
         source,
@@ -288,7 +300,7 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path, what: &'static str) -> Resul
                 got,
             });
         }
-        values.push(serde_json::from_value(value).map_err(line)?);
+        values.push((idx + 1, serde_json::from_value(value).map_err(line)?));
     }
     Ok(values)
 }

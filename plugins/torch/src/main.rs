@@ -26,7 +26,7 @@ enum Command {
     /// Prints log p of each next token: lines {"input_ids": [...]} -> {"logprobs": [...]}.
     Score(debug::score::ScoreArgs),
     /// Continues prompts: lines {"input_ids": [...]} or {"prompt": "..."} ->
-    /// {"output_ids": [...], "text": "...", "finish_reason": "stop" or "length"}.
+    /// {"output_ids": [...], "text": "...", "finish_reason": "stop" or "length"}; no text without a tokenizer.json.
     Generate(debug::generate::GenerateArgs),
     /// Times generation and training on a model folder.
     Bench(debug::bench::BenchArgs),

@@ -1,28 +1,23 @@
 //! `volvelle-torch chat`: a conversation with a model, on a terminal or through pipes.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tch::Kind;
 
+use super::ModelArgs;
 use crate::lm::chat::{ChatOptions, Clock};
 use crate::lm::generate::{Finish, Generator, Options, Prompt};
 use crate::lm::sampler::Sampling;
 use crate::lm::text::TextStream;
-use crate::lm::{self, LmError, Tokenizer, device};
+use crate::lm::{LmError, Tokenizer};
 
 /// `volvelle-torch chat`.
 #[derive(Args)]
 pub struct ChatArgs {
-    /// A Hugging Face model folder.
-    #[arg(long)]
-    model: PathBuf,
-    /// auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The system message.
     #[arg(long)]
     system: Option<String>,
@@ -59,12 +54,11 @@ fn variable(text: &str) -> Result<(String, Value), String> {
 /// input ends the conversation.
 pub fn chat(args: &ChatArgs) -> Result<()> {
     check(args)?;
-    let device = device::parse(&args.device).map_err(anyhow::Error::msg)?;
-    let model = lm::load(&args.model, device, Kind::Float)?;
+    let (model, _) = args.model.load(args.model.kind()?)?;
     let mut conversation = Conversation {
         generator: Generator::new(&model, num_threads(), None)?,
         context: model.config.max_position_embeddings,
-        tokenizer: Tokenizer::load(&args.model)?,
+        tokenizer: Tokenizer::load(&args.model.model)?,
         args,
         messages: Vec::new(),
         num_answers: 0,

@@ -2,15 +2,15 @@
 
 use std::io::{BufWriter, Write};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rand::Rng;
 use serde_json::json;
 
-use super::{Line, ModelArgs, check_length, open, read_lines};
+use super::{InputArgs, Line, ModelArgs, Opened};
 use crate::lm::generate::{Completion, Finish, Generator, Options, Prompt};
 use crate::lm::sampler::Sampling;
-use crate::lm::{CausalLm, Tokenizer};
+use crate::lm::tokenizer::end_tokens;
 use crate::random;
 
 /// `volvelle-torch generate`.
@@ -18,6 +18,8 @@ use crate::random;
 pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    input: InputArgs,
     /// Tokens of a completion, at most; a line's own "max_new_tokens" comes first.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
@@ -58,25 +60,27 @@ pub struct GenerateArgs {
     logprobs: bool,
 }
 
-/// Prints the continuations of each line.
+/// Prints the continuations of each line; without their text where the folder has no tokenizer.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     check(args)?;
-    let (model, tokenizer) = open(&args.model)?;
-    let lines = read_lines(&args.model.input, &model, &tokenizer)?;
-    for (idx, line) in lines.iter().enumerate() {
-        if line.ids.is_empty() {
-            bail!("{}: line {} has no tokens", args.model.input.display(), idx + 1);
-        }
-        check_length(idx, &line.ids, &model)?;
+    let opened = Opened::new(&args.model)?;
+    if !args.stop.is_empty() {
+        opened.tokenizer().context("--stop")?;
     }
-    let completions = continue_lines(args, &model, &tokenizer, &lines)?;
+    let lines = opened.read_lines(&args.input.input)?;
+    if let Some(line) = lines.iter().find(|line| line.ids.is_empty()) {
+        bail!("{} has no tokens", line.place);
+    }
+    let completions = continue_lines(args, &opened, &lines)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for completion in completions.iter().flatten() {
         let mut line = json!({
             "output_ids": completion.ids,
-            "text": tokenizer.decode(&completion.ids, true)?,
             "finish_reason": finish_reason(completion.finish),
         });
+        if let Some(tokenizer) = &opened.tokenizer {
+            line["text"] = json!(tokenizer.decode(&completion.ids, true)?);
+        }
         if args.logprobs {
             line["logprobs"] = json!(completion.logprobs);
         }
@@ -117,13 +121,8 @@ fn check(args: &GenerateArgs) -> Result<()> {
 }
 
 /// Returns the completions of each line.
-fn continue_lines(
-    args: &GenerateArgs,
-    model: &CausalLm,
-    tokenizer: &Tokenizer,
-    lines: &[Line],
-) -> Result<Vec<Vec<Completion>>> {
-    let options = options(args, tokenizer);
+fn continue_lines(args: &GenerateArgs, opened: &Opened<'_>, lines: &[Line]) -> Result<Vec<Vec<Completion>>> {
+    let options = options(args, opened)?;
     let seeds: Vec<Vec<u64>> = lines
         .iter()
         .enumerate()
@@ -144,8 +143,8 @@ fn continue_lines(
         })
         .collect();
     let mut completions = vec![Vec::new(); lines.len()];
-    let mut generator = Generator::new(model, options.num_threads, options.cache_memory)?;
-    generator.run(tokenizer, &prompts, &options, &mut |progress| {
+    let mut generator = Generator::new(&opened.model, options.num_threads, options.cache_memory)?;
+    generator.run(opened.tokenizer.as_ref(), &prompts, &options, &mut |progress| {
         for (idx, list) in progress.finished {
             completions[idx] = list;
         }
@@ -159,8 +158,13 @@ fn seeds(seed: u64, num_samples: usize) -> Vec<u64> {
     std::iter::once(seed).chain(more).collect()
 }
 
-fn options(args: &GenerateArgs, tokenizer: &Tokenizer) -> Options {
-    Options {
+fn options(args: &GenerateArgs, opened: &Opened<'_>) -> Result<Options> {
+    let eos_token_ids = match &opened.tokenizer {
+        _ if args.ignore_eos => Vec::new(),
+        Some(tokenizer) => tokenizer.eos_token_ids.clone(),
+        None => end_tokens(opened.dir)?,
+    };
+    Ok(Options {
         max_new_tokens: args.max_new_tokens,
         sampling: Sampling {
             temperature: if args.greedy { 0.0 } else { args.temperature },
@@ -169,16 +173,12 @@ fn options(args: &GenerateArgs, tokenizer: &Tokenizer) -> Options {
             min_p: args.min_p,
             repetition_penalty: args.repetition_penalty,
         },
-        eos_token_ids: if args.ignore_eos {
-            Vec::new()
-        } else {
-            tokenizer.eos_token_ids.clone()
-        },
+        eos_token_ids,
         stop: args.stop.clone(),
         max_batch_size: args.batch_size,
         num_threads: std::thread::available_parallelism().map_or(1, usize::from),
         cache_memory: None,
-    }
+    })
 }
 
 /// What ended a completion, in the words of OpenAI's and vLLM's interfaces.

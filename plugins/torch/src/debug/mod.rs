@@ -9,24 +9,21 @@ pub mod verify;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use tch::Kind;
 
-use crate::formats::read_jsonl;
+use crate::formats::read_jsonl_numbered;
 use crate::lm::lora::AdapterConfig;
 use crate::lm::{self, CausalLm, Config, Tokenizer, device, lora};
 
-/// What the commands need to know.
+/// The model, and how it computes.
 #[derive(Args)]
 pub struct ModelArgs {
     /// A Hugging Face model folder.
     #[arg(long)]
     model: PathBuf,
-    /// JSON Lines; `-` reads standard input.
-    #[arg(long)]
-    input: PathBuf,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -36,6 +33,14 @@ pub struct ModelArgs {
     /// A PEFT folder with a LoRA adapter for the model.
     #[arg(long)]
     adapter: Option<PathBuf>,
+}
+
+/// The lines to work on.
+#[derive(Args)]
+pub struct InputArgs {
+    /// JSON Lines; `-` reads standard input.
+    #[arg(long)]
+    input: PathBuf,
 }
 
 /// A kind of floating-point number, named as in PyTorch.
@@ -56,8 +61,9 @@ struct Prompt {
     max_new_tokens: Option<usize>,
 }
 
-/// A line of the input.
+/// A line of the input, with its number and the file's name for messages.
 struct Line {
+    place: String,
     ids: Vec<i64>,
     seed: Option<u64>,
     max_new_tokens: Option<usize>,
@@ -87,36 +93,64 @@ impl ModelArgs {
     }
 }
 
-/// Loads the model as it is asked for, and the tokenizer.
-fn open(args: &ModelArgs) -> Result<(CausalLm, Tokenizer)> {
-    let (model, _) = args.load(args.kind()?)?;
-    Ok((model, Tokenizer::load(&args.model)?))
+/// A model folder, opened. Who works with token ids alone needs no tokenizer, so the folder may lack one.
+struct Opened<'a> {
+    dir: &'a Path,
+    model: CausalLm,
+    tokenizer: Option<Tokenizer>,
 }
 
-fn read_prompts(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Vec<i64>>> {
-    let lines = read_lines(input, model, tokenizer)?;
-    Ok(lines.into_iter().map(|line| line.ids).collect())
-}
-
-fn read_lines(input: &Path, model: &CausalLm, tokenizer: &Tokenizer) -> Result<Vec<Line>> {
-    read_jsonl::<Prompt>(input_path(input), "prompt")?
-        .into_iter()
-        .enumerate()
-        .map(|(idx, prompt)| {
-            let place = || format!("{}: line {}", input.display(), idx + 1);
-            let ids = match (prompt.input_ids, prompt.prompt) {
-                (Some(ids), None) => ids,
-                (None, Some(text)) => tokenizer.encode(&text, true).with_context(place)?,
-                _ => return Err(anyhow!("{}: expected either \"input_ids\" or \"prompt\"", place())),
-            };
-            check_ids(&place(), &ids, model)?;
-            Ok(Line {
-                ids,
-                seed: prompt.seed,
-                max_new_tokens: prompt.max_new_tokens,
-            })
+impl Opened<'_> {
+    /// Loads the model as it is asked for, and the tokenizer if there is one.
+    fn new(args: &ModelArgs) -> Result<Opened<'_>> {
+        let (model, _) = args.load(args.kind()?)?;
+        Ok(Opened {
+            dir: &args.model,
+            model,
+            tokenizer: Tokenizer::find(&args.model)?,
         })
-        .collect()
+    }
+
+    /// The tokenizer, for what can't do without.
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        match &self.tokenizer {
+            Some(tokenizer) => Ok(tokenizer),
+            None => bail!(
+                "{}: there is no tokenizer.json; only \"input_ids\" can do without",
+                self.dir.display()
+            ),
+        }
+    }
+
+    /// Reads lines of `input_ids` or `prompt`.
+    fn read_lines(&self, input: &Path) -> Result<Vec<Line>> {
+        read_jsonl_numbered::<Prompt>(input_path(input), "prompt")?
+            .into_iter()
+            .map(|(number, prompt)| {
+                let place = place(input, number);
+                let ids = match (prompt.input_ids, prompt.prompt) {
+                    (Some(ids), None) => ids,
+                    (None, Some(text)) => (self.tokenizer())
+                        .and_then(|tokenizer| Ok(tokenizer.encode(&text, true)?))
+                        .with_context(|| place.clone())?,
+                    _ => bail!("{place}: expected either \"input_ids\" or \"prompt\""),
+                };
+                check_ids(&place, &ids, &self.model)?;
+                check_length(&place, &ids, &self.model)?;
+                Ok(Line {
+                    place,
+                    ids,
+                    seed: prompt.seed,
+                    max_new_tokens: prompt.max_new_tokens,
+                })
+            })
+            .collect()
+    }
+}
+
+/// A line of an input, in messages.
+fn place(input: &Path, number: usize) -> String {
+    format!("{}: line {number}", input.display())
 }
 
 /// Where the input is read from: `-` is standard input.
@@ -136,14 +170,10 @@ fn check_ids(place: &str, ids: &[i64], model: &CausalLm) -> Result<()> {
     }
 }
 
-fn check_length(line_idx: usize, ids: &[i64], model: &CausalLm) -> Result<()> {
+fn check_length(place: &str, ids: &[i64], model: &CausalLm) -> Result<()> {
     let limit = model.config.max_position_embeddings;
     if ids.len() as i64 > limit {
-        bail!(
-            "line {}: {} tokens, but the model's context is {limit}",
-            line_idx + 1,
-            ids.len()
-        );
+        bail!("{place}: {} tokens, but the model's context is {limit}", ids.len());
     }
     Ok(())
 }

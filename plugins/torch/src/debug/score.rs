@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tch::Kind;
 
-use super::{ModelArgs, check_length, open, read_prompts};
+use super::{InputArgs, ModelArgs, Opened};
 use crate::lm::train::{Batch, Example, LOGITS_BYTES, micro_batches, score as score_batch};
 use crate::lm::{CausalLm, LmError};
 
@@ -16,6 +16,8 @@ use crate::lm::{CausalLm, LmError};
 pub struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    input: InputArgs,
     /// Tokens computed at once: the longest line of a batch times its lines.
     #[arg(long, default_value_t = 2048)]
     micro_batch_tokens: usize,
@@ -23,12 +25,10 @@ pub struct ScoreArgs {
 
 /// Prints the log-probability of each token after the first of each line, in the order of the lines.
 pub fn score(args: &ScoreArgs) -> Result<()> {
-    let (model, tokenizer) = open(&args.model)?;
-    let lines = read_prompts(&args.model.input, &model, &tokenizer)?;
-    for (idx, ids) in lines.iter().enumerate() {
-        check_length(idx, ids, &model)?;
-    }
-    let logprobs = logprobs_of(&model, lines, args.micro_batch_tokens)?;
+    let opened = Opened::new(&args.model)?;
+    let lines = opened.read_lines(&args.input.input)?;
+    let rows = lines.into_iter().map(|line| line.ids).collect();
+    let logprobs = logprobs_of(&opened.model, rows, args.micro_batch_tokens)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for logprobs in logprobs {
         writeln!(out, "{}", json!({"logprobs": logprobs}))?;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tch::Kind;
 
-use super::{ModelArgs, check_ids, check_length, input_path};
-use crate::formats::read_jsonl;
+use super::{InputArgs, ModelArgs, check_ids, check_length, input_path, place};
+use crate::formats::read_jsonl_numbered;
 use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
@@ -25,6 +25,8 @@ use crate::lm::{self, CausalLm, lora};
 pub struct TrainStepArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    input: InputArgs,
     #[arg(long, default_value_t = 1)]
     steps: usize,
     /// Peak learning rate.
@@ -189,14 +191,13 @@ impl TrainStepArgs {
     }
 
     fn read_examples(&self, model: &CausalLm) -> Result<Vec<Example>> {
-        let input = &self.model.input;
-        read_jsonl::<Line>(input_path(input), "example")?
+        let input = &self.input.input;
+        read_jsonl_numbered::<Line>(input_path(input), "example")?
             .into_iter()
-            .enumerate()
-            .map(|(idx, Line { input_ids, labels })| {
-                let place = format!("{}: line {}", input.display(), idx + 1);
+            .map(|(number, Line { input_ids, labels })| {
+                let place = place(input, number);
                 check_ids(&place, &input_ids, model)?;
-                check_length(idx, &input_ids, model)?;
+                check_length(&place, &input_ids, model)?;
                 let labels = labels.unwrap_or_else(|| input_ids.clone());
                 if labels.len() != input_ids.len() {
                     bail!("{place}: {} labels for {} input_ids", labels.len(), input_ids.len());

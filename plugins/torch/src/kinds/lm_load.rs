@@ -61,7 +61,10 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
             std::fs::copy(&path, to.join(name)).with_context(|| path.display().to_string())?;
         }
     }
-    Ok(())
+    for path in lm::checkpoint::further_templates(from).values() {
+        check_place(path, from)?;
+    }
+    Ok(lm::checkpoint::copy_further_templates(from, to)?)
 }
 
 /// Refuses a link that leads out of the folder: what it leads to would be copied, and shared with whoever shares the

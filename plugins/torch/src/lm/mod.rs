@@ -1,7 +1,8 @@
 //! The model runtime: language models of the Llama family on libtorch, in the Hugging Face layout.
 //!
-//! The only module that names `tch`. It knows nothing of pipelines, nodes or kinds: it takes folders, token ids and
-//! options, and gives folders, token ids and numbers. Weights are read by mapping the safetensors file, text goes
+//! The only module that computes with `tch`: others name its devices and kinds of numbers, and pass tensors along. It knows
+//! nothing of pipelines, nodes or kinds of stages: it takes folders, token ids and options, and gives folders, token ids and
+//! numbers. Weights are read by mapping the safetensors file, text goes
 //! through `tokenizers`, chat templates through minijinja.
 
 pub mod chat;

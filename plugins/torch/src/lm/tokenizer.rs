@@ -1,7 +1,7 @@
 //! Text to token ids and back, and the tokenizers that are made here.
 //!
-//! As transformers reads a folder: `tokenizer.json` computes, `tokenizer_config.json` adds tokens and names the special
-//! ones. Whether a begin or end token is added is the post-processor's decision alone; `add_bos_token` and
+//! As transformers reads a folder: `tokenizer.json` computes (but for a `LlamaTokenizer`, whose class has rules of its own),
+//! `tokenizer_config.json` adds tokens and names the special ones. Whether a begin or end token is added is the post-processor's decision alone; `add_bos_token` and
 //! `add_eos_token` beside a `tokenizer.json` change nothing (transformers 5, `_from_pretrained`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,15 @@ use serde_json::{Map, Value, json};
 use super::LmError;
 use super::chat::{ChatOptions, ChatTemplate, token_text};
 use super::config::ids;
-use super::text::added_tokens;
+use super::files::{self, write_json};
+use super::text::{added_tokens, metaspace};
 use crate::formats::Message;
+
+/// Bytes of a `tokenizer.json` that is worth reading; those of the largest vocabularies have 35 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Bytes of the files beside it.
+const MAX_SETTINGS_BYTES: u64 = 64 << 20;
 
 /// A tokenizer with its chat template and the tokens that end a text.
 pub struct Tokenizer {
@@ -41,20 +48,33 @@ pub struct WordLevel {
 }
 
 impl Tokenizer {
+    /// Reads the tokenizer of a model folder, if it has a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn find(dir: &Path) -> Result<Option<Self>, LmError> {
+        match dir.join("tokenizer.json").exists() {
+            true => Self::load(dir).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Reads the tokenizer of a model folder.
     ///
     /// # Errors
     /// `tokenizer.json` is missing or broken, or the chat template is not a template.
     pub fn load(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| missing(dir, &path, source))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| LmError::Invalid {
-            path: path.clone(),
-            message: format!("not a tokenizer: {error}"),
-        })?;
+        let bytes = files::if_there(files::read(&path, MAX_TOKENIZER_BYTES))?.ok_or_else(|| missing(dir, &path))?;
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
-        let generation = read_json(&dir.join("generation_config.json"))?;
         let config = read_json(&dir.join("config.json"))?;
+        let mut inner = if metaspace::is_meant(&settings, &config) {
+            let own = serde_json::from_slice(&bytes).map_err(|error| not_a_tokenizer(&path, &error))?;
+            tokenizers::Tokenizer::from_bytes(metaspace::rebuilt(own, &settings).to_string())
+        } else {
+            tokenizers::Tokenizer::from_bytes(&bytes)
+        }
+        .map_err(|error| not_a_tokenizer(&path, &*error))?;
         // What a training run once set; a text is encoded whole and alone here.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| LmError::Invalid {
@@ -67,7 +87,7 @@ impl Tokenizer {
             message,
         })?;
         let special = |name: &str| inner.token_to_id(special_tokens.get(name)?.as_str()?).map(i64::from);
-        let mut eos_token_ids = ids(generation.get("eos_token_id").or_else(|| config.get("eos_token_id")));
+        let mut eos_token_ids = end_tokens(dir)?;
         if eos_token_ids.is_empty() {
             eos_token_ids.extend(special("eos_token"));
         }
@@ -204,6 +224,19 @@ impl Tokenizer {
     }
 }
 
+/// Returns the tokens that end a generation by `generation_config.json` or `config.json` alone: none where neither names
+/// any.
+///
+/// # Errors
+/// A file is there but broken.
+pub fn end_tokens(dir: &Path) -> Result<Vec<i64>, LmError> {
+    let generation = read_json(&dir.join("generation_config.json"))?;
+    let config = read_json(&dir.join("config.json"))?;
+    Ok(ids(generation
+        .get("eos_token_id")
+        .or_else(|| config.get("eos_token_id"))))
+}
+
 /// What a token means for a text that comes token by token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamRole {
@@ -221,7 +254,12 @@ fn as_json(messages: &[impl Serialize]) -> Result<Vec<Value>, LmError> {
         .collect()
 }
 
-fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
+fn not_a_tokenizer(path: &Path, error: &dyn std::error::Error) -> LmError {
+    files::invalid(path, format!("not a tokenizer: {error}"))
+}
+
+/// Says what a folder without a `tokenizer.json` has instead.
+fn missing(dir: &Path, path: &Path) -> LmError {
     let other = [
         "tokenizer.model",
         "spiece.model",
@@ -230,7 +268,7 @@ fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
         "vocab.json",
     ]
     .into_iter()
-    .find(|name| source.kind() == std::io::ErrorKind::NotFound && dir.join(name).exists());
+    .find(|name| dir.join(name).exists());
     match other {
         Some(name) => LmError::Invalid {
             path: path.to_owned(),
@@ -241,7 +279,7 @@ fn missing(dir: &Path, path: &Path, source: std::io::Error) -> LmError {
         },
         None => LmError::Io {
             path: path.to_owned(),
-            source,
+            source: std::io::ErrorKind::NotFound.into(),
         },
     }
 }
@@ -377,25 +415,8 @@ impl WordLevel {
 
 /// Reads a JSON file that may be absent.
 fn read_json(path: &Path) -> Result<Value, LmError> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| LmError::Invalid {
-            path: path.to_owned(),
-            message: error.to_string(),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(source) => Err(LmError::Io {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<(), LmError> {
-    let text = serde_json::to_string_pretty(value).expect("a JSON value is JSON");
-    std::fs::write(path, text + "\n").map_err(|source| LmError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    let object = files::if_there(files::read_json_object(path, MAX_SETTINGS_BYTES))?;
+    Ok(object.map_or(Value::Null, Value::Object))
 }
 
 fn shorten(text: &str) -> String {

@@ -30,18 +30,15 @@ impl LocalPolicy {
             generation_batch_size: means.generation_batch_size,
         })
     }
+}
 
-    /// The prompt with the beginning of the answer.
-    fn encode(&self, request: &Request) -> Result<generate::Request> {
-        let mut ids = self.tokenizer.encode_prompt(&request.prompt)?;
-        if !request.partial.is_empty() {
-            ids.extend(self.tokenizer.encode(&request.partial, false)?);
-        }
-        Ok(generate::Request {
-            ids,
-            seeds: request.seeds.clone(),
-        })
-    }
+/// The prompt with the beginning of the answer, as one text: some tokenizers put a space before every text.
+fn encode(tokenizer: &Tokenizer, request: &Request) -> Result<generate::Request, lm::LmError> {
+    let text = tokenizer.render_prompt(&request.prompt)? + &request.partial;
+    Ok(generate::Request {
+        ids: tokenizer.encode(&text, false)?,
+        seeds: request.seeds.clone(),
+    })
 }
 
 impl Policy for LocalPolicy {
@@ -53,8 +50,8 @@ impl Policy for LocalPolicy {
     ) -> Result<Vec<Vec<Completion>>> {
         let encoded = requests
             .iter()
-            .map(|request| self.encode(request))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|request| encode(&self.tokenizer, request))
+            .collect::<Result<Vec<_>, lm::LmError>>()?;
         let options = generate::Options {
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling,
@@ -172,6 +169,25 @@ mod tests {
         fn progress(&mut self, num_done: usize, num_tokens: usize) {
             self.last = (num_done, num_tokens);
         }
+    }
+
+    #[test]
+    fn the_beginning_of_an_answer_follows_the_prompt_without_a_space_of_the_tokenizers() {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/llama");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(name), dir.path().join(name)).expect("it is copied");
+        }
+        let template = "Q: {{ messages[0].content }} A:";
+        std::fs::write(dir.path().join("chat_template.jinja"), template).expect("it is written");
+        let tokenizer = Tokenizer::load(dir.path()).expect("a tokenizer");
+        let request = Request {
+            prompt: "new?".to_owned(),
+            partial: "lower".to_owned(),
+            seeds: vec![1],
+        };
+        let ids = encode(&tokenizer, &request).expect("it is encoded").ids;
+        assert_eq!(tokenizer.decode(&ids, false).expect("it is decoded"), "Q: new? A:lower");
     }
 
     #[test]

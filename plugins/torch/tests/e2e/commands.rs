@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use crate::fixtures::{Golden, assert_close, from_json, model_dir, vec_i64};
+use crate::fixtures::{Golden, assert_close, from_json, masked, model_dir, vec_i64};
+use crate::reference::VARIANTS;
 
 /// Each folder, and the folder whose golden values it must reproduce.
 const FOLDERS: [(&str, &str); 5] = [
@@ -20,9 +21,7 @@ const FOLDERS: [(&str, &str); 5] = [
 
 /// Runs the program with `lines` on standard input.
 pub fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Value]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
-        .args([command, "--device", "cpu", "--input", "-", "--model"])
-        .arg(model)
+    let mut child = command_on(command, model, &["--input", "-"])
         .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -33,6 +32,15 @@ pub fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Va
     // A program that refuses its model ends without reading; that is not this side's failure.
     let _ = child.stdin.take().expect("piped").write_all(text.as_bytes());
     child.wait_with_output().expect("the program ends")
+}
+
+fn command_on(command: &str, model: &Path, options: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"));
+    program
+        .args([command, "--device", "cpu", "--model"])
+        .arg(model)
+        .args(options);
+    program
 }
 
 /// The JSON lines that a run printed, which must have succeeded.
@@ -215,6 +223,88 @@ fn generate_stops_at_the_end_tokens_of_generation_config() {
             assert_eq!(from_json::<Vec<i64>>(&line["output_ids"]), wanted, "{name} row {row}");
         }
     }
+}
+
+/// Ids in, numbers out: none of it needs a tokenizer.
+#[test]
+fn token_ids_need_no_tokenizer() {
+    for name in VARIANTS {
+        let golden = Golden::of_model(name);
+        let (ids, mask) = (
+            golden.tensor("inputs.right.input_ids"),
+            golden.tensor("inputs.right.attention_mask"),
+        );
+        let rows: Vec<Vec<i64>> = (0..ids.size()[0])
+            .map(|row| vec_i64(&masked(&ids.narrow(0, row, 1), &mask.narrow(0, row, 1))))
+            .collect();
+        let scored = lines_of(&volvelle_torch("score", &model_dir(name), &[], &id_lines(&rows)));
+        for (row, line) in scored.iter().enumerate() {
+            let got: Vec<f32> = from_json(&line["logprobs"]);
+            let expected = golden.tensor("logprobs.right").get(row as i64);
+            let expected = expected.narrow(0, 0, got.len() as i64);
+            assert_close(&format!("{name} row {row}"), &Tensor::from_slice(&got), &expected, 1e-4);
+        }
+        // The first new token is the likeliest by transformers' logits.
+        let options = ["--greedy", "--max-new-tokens", "1", "--logprobs"];
+        let generated = lines_of(&volvelle_torch(
+            "generate",
+            &model_dir(name),
+            &options,
+            &id_lines(&rows),
+        ));
+        for (row, line) in generated.iter().enumerate() {
+            let logits = golden
+                .tensor("logits.right")
+                .get(row as i64)
+                .get(rows[row].len() as i64 - 1);
+            let likeliest = logits.argmax(0, false).int64_value(&[]);
+            assert_eq!(
+                from_json::<Vec<i64>>(&line["output_ids"]),
+                [likeliest],
+                "{name} row {row}"
+            );
+            assert_eq!(line.get("text"), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn end_tokens_are_known_without_a_tokenizer_and_text_is_asked_for_in_vain() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    copy_model("smollm-tied", dir.path());
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::remove_file(dir.path().join(name)).expect("it was there");
+    }
+    let generate = &Golden::of_model("smollm-tied").json["generate"];
+    let prompts: Vec<Vec<i64>> = from_json(&generate["prompt_ids"]);
+    let alone: Vec<Vec<i64>> = from_json(&generate["eos_ignored"]);
+    let greedy = ["--greedy", "--max-new-tokens", "32"];
+    let generated = || lines_of(&volvelle_torch("generate", dir.path(), &greedy, &id_lines(&prompts)));
+    // In the generation config, and where there is none in the model's own.
+    let end = alone[0][5];
+    let position = alone[0].iter().position(|&id| id == end).expect("it is there");
+    let config = json!({"eos_token_id": [end]}).to_string();
+    std::fs::write(dir.path().join("generation_config.json"), config).expect("it is written");
+    let line = &generated()[0];
+    assert_eq!(from_json::<Vec<i64>>(&line["output_ids"]), alone[0][..=position]);
+    assert_eq!((line.get("text"), line["finish_reason"].as_str()), (None, Some("stop")));
+    std::fs::remove_file(dir.path().join("generation_config.json")).expect("it was there");
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("it was there")).expect("JSON");
+    config["eos_token_id"] = end.into();
+    std::fs::write(&path, config.to_string()).expect("it is written");
+    assert_eq!(
+        from_json::<Vec<i64>>(&generated()[0]["output_ids"]),
+        alone[0][..=position]
+    );
+
+    let prompt = [json!({"input_ids": [5]}), json!({"prompt": "a"})];
+    for command in ["score", "generate"] {
+        let error = error_of(&volvelle_torch(command, dir.path(), &[], &prompt));
+        assert!(error.contains("line 2") && error.contains("tokenizer.json"), "{error}");
+    }
+    let error = error_of(&volvelle_torch("generate", dir.path(), &["--stop", "x"], &prompt[..1]));
+    assert!(error.contains("--stop") && error.contains("tokenizer.json"), "{error}");
 }
 
 #[test]
@@ -402,6 +492,20 @@ fn mistakes_in_the_input_are_named_with_their_line() {
         long.contains("line 2") && long.contains("600") && long.contains("512"),
         "{long}"
     );
+    // Blank lines count as lines.
+    let blank = format!("{}\n\n{}\n", json!({"input_ids": [5, 6]}), json!({"input_ids": [512]}));
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("input.jsonl");
+    std::fs::write(&path, blank).expect("it is written");
+    for command in ["score", "generate", "train-step"] {
+        let input = path.to_str().expect("UTF-8");
+        let error = error_of(
+            &command_on(command, &model, &["--input", input])
+                .output()
+                .expect("it runs"),
+        );
+        assert!(error.contains(&format!("{input}: line 3: ")), "{error}");
+    }
     let shape = score(json!({"input_ids": "abc"}));
     assert!(shape.contains(":2:"), "{shape}");
     let no_tokens = error_of(&volvelle_torch(
@@ -506,10 +610,7 @@ fn replace(path: &Path, from: &str, to: &str) {
 
 /// Runs `chat` with these lines on standard input.
 fn chat(model: &Path, options: &[&str], lines: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"))
-        .args(["chat", "--device", "cpu", "--model"])
-        .arg(model)
-        .args(options)
+    let mut child = command_on("chat", model, options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -553,6 +654,24 @@ fn chat_answers_each_line_with_the_ones_before_in_mind() {
         &[json!({"input_ids": ids})],
     ));
     assert_eq!(generated[0]["text"].as_str().map(|text| format!("{text}\n")), Some(one));
+}
+
+#[test]
+fn chat_takes_an_adapter_and_a_kind_of_number() {
+    let model = model_dir("llama3-gqa-sharded");
+    let adapter = model_dir("llama3-gqa").join("lora");
+    let adapter = adapter.to_str().expect("UTF-8");
+    let greedy = ["--temperature", "0", "--max-new-tokens", "8"];
+    let text = |options: &[&str]| {
+        let output = chat(&model, &[&greedy, options].concat(), "Hello\n");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let plain = text(&[]);
+    assert_ne!(text(&["--adapter", adapter]), plain);
+    assert!(!text(&["--dtype", "bfloat16"]).is_empty());
+    let error = error_of(&chat(&model, &["--adapter", "no/such/adapter"], "Hello\n"));
+    assert!(error.contains("no/such/adapter"), "{error}");
 }
 
 #[test]

@@ -23,6 +23,10 @@ fn a_folder_is_taken_without_what_nobody_reads() {
     for name in ["consolidated.safetensors", "pytorch_model.bin", "README.md", "LICENSE"] {
         fs::write(dir.path().join(name), "text").expect("it is written");
     }
+    let templates = dir.path().join("chat_templates");
+    fs::create_dir(&templates).expect("a folder");
+    fs::write(templates.join("tool_use.jinja"), "{{ tools }}").expect("it is written");
+    fs::write(templates.join("notes.txt"), "text").expect("it is written");
     let stage = stage(dir.path());
     stage.run().assert_done().assert_says("parameters");
     let has = |name: &str| stage.output("model").join(name).exists();
@@ -30,11 +34,17 @@ fn a_folder_is_taken_without_what_nobody_reads() {
         "model-00001-of-00002.safetensors",
         "model.safetensors.index.json",
         "chat_template.jinja",
+        "chat_templates/tool_use.jinja",
         "LICENSE",
     ] {
         assert!(has(name), "{name}");
     }
-    for name in ["consolidated.safetensors", "pytorch_model.bin", "README.md"] {
+    for name in [
+        "consolidated.safetensors",
+        "pytorch_model.bin",
+        "README.md",
+        "chat_templates/notes.txt",
+    ] {
         assert!(!has(name), "{name}");
     }
     let got = lm::load(&stage.output("model"), Device::Cpu, Kind::Float).expect("it loads");

@@ -28,7 +28,7 @@ const FORWARD: [(&str, &str); 5] = [
 ];
 
 /// Small folders for one setting each; see `make/make_variants.py`.
-const VARIANTS: [&str; 7] = [
+pub const VARIANTS: [&str; 7] = [
     "variants/mistral-window",
     "variants/mistral-full",
     "variants/llama-biases",

@@ -13,7 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use minijinja::value::Value;
@@ -22,11 +22,18 @@ use regex::Regex;
 use serde_json::{Map, Value as Json};
 
 use super::LmError;
+use super::files;
 pub use clock::Clock;
 use environment::{GENERATION_FILTER, GENERATION_MARKS};
 
 /// Bytes that a conversation may become: a template that writes without end stops there.
 const MAX_OUTPUT: usize = 64 << 20;
+
+/// Bytes of a template that is worth reading.
+const MAX_TEMPLATE_BYTES: u64 = 16 << 20;
+
+/// Where a model folder has templates besides `chat_template.jinja`.
+pub(super) const TEMPLATES_FOLDER: &str = "chat_templates";
 
 /// The chat templates of a model, with the special tokens that they may name.
 pub struct ChatTemplate {
@@ -184,32 +191,29 @@ pub(super) fn token_text(value: &Json) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-fn in_files(dir: &Path) -> Result<BTreeMap<String, String>, LmError> {
-    let mut texts = BTreeMap::new();
-    let mut read = |name: &str, path: &Path| match std::fs::read_to_string(path) {
-        Ok(text) => {
-            texts.insert(name.to_owned(), text);
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(LmError::Io {
-            path: path.to_owned(),
-            source,
-        }),
-    };
-    for entry in std::fs::read_dir(dir.join("chat_templates"))
+/// Returns the templates in [`TEMPLATES_FOLDER`], by name.
+pub fn further_templates(dir: &Path) -> BTreeMap<String, PathBuf> {
+    let paths = std::fs::read_dir(dir.join(TEMPLATES_FOLDER))
         .into_iter()
         .flatten()
-        .flatten()
-    {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "jinja")
-            && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
-        {
-            read(name, &path)?;
+        .flatten();
+    let named = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".jinja")?;
+        Some((name.to_owned(), path))
+    };
+    paths.filter_map(|entry| named(entry.path())).collect()
+}
+
+fn in_files(dir: &Path) -> Result<BTreeMap<String, String>, LmError> {
+    let mut paths = further_templates(dir);
+    paths.insert("default".to_owned(), dir.join("chat_template.jinja"));
+    let mut texts = BTreeMap::new();
+    for (name, path) in paths {
+        if let Some(bytes) = files::if_there(files::read(&path, MAX_TEMPLATE_BYTES))? {
+            let text = String::from_utf8(bytes).map_err(|error| files::invalid(&path, error.to_string()))?;
+            texts.insert(name, text);
         }
     }
-    read("default", &dir.join("chat_template.jinja"))?;
     Ok(texts)
 }
 

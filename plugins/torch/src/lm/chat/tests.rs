@@ -188,3 +188,26 @@ fn without_generation_blocks_a_turn_is_what_it_adds_to_its_prompt() {
     let error = turns(forgetful, &messages).expect_err("its turns have no place");
     assert!(error.contains("message 2") && error.contains("generation"), "{error}");
 }
+
+#[test]
+fn a_pipe_is_no_template_and_no_settings() {
+    for name in ["chat_template.jinja", "tokenizer_config.json", "tokenizer.json"] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let from = fixtures().join("models/smollm-tied");
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(file), dir.path().join(file)).expect("it is copied");
+        }
+        let path = dir.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.is_ok_and(|status| status.success()), "a pipe");
+        // Nobody writes into it: who opened it would wait for ever.
+        let error = crate::lm::Tokenizer::load(dir.path())
+            .map(drop)
+            .expect_err("it is no file");
+        assert!(
+            error.to_string().ends_with(&format!("{name}: is not a file")),
+            "{error}"
+        );
+    }
+}

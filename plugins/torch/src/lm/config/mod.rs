@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tch::Kind;
 
 use self::family::Family;
-use self::fields::Fields;
+pub(super) use self::fields::Fields;
 use self::rope::rope_settings;
 use super::LmError;
 use super::files;
@@ -167,6 +167,12 @@ impl Config {
     pub fn names_dtype(&self) -> bool {
         let fields = Fields::new(&self.raw, "");
         DTYPE_KEYS.iter().any(|key| fields.get(key).is_some())
+    }
+
+    /// Gives the model a head of its own.
+    pub(super) fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+        self.raw.insert("tie_word_embeddings".to_owned(), false.into());
     }
 
     /// Returns the object to write as `config.json` beside weights of kind `self.dtype`.

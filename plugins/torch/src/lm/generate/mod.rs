@@ -205,13 +205,13 @@ impl Generator {
     }
 
     /// Continues prompts that have limits of their own, which take the place of `options.max_new_tokens`, and tells
-    /// `report` of every step.
+    /// `report` of every step. Only stop texts need a tokenizer.
     ///
     /// # Errors
-    /// As [`generate`]; `report` got what was finished.
-    pub fn run(
+    /// As [`generate`], or there are stop texts and no tokenizer; `report` got what was finished.
+    pub fn run<'a>(
         &mut self,
-        tokenizer: &Tokenizer,
+        tokenizer: impl Into<Option<&'a Tokenizer>>,
         prompts: &[Prompt<'_>],
         options: &Options,
         report: &mut dyn FnMut(Progress),
@@ -220,7 +220,11 @@ impl Generator {
             self.check(prompt)
                 .map_err(|message| LmError::Generation(format!("prompt {}: {message}", idx + 1)))?;
         }
-        let decode = |ids: &[i64]| tokenizer.decode(ids, true).ok();
+        let tokenizer = tokenizer.into();
+        if tokenizer.is_none() && !options.stop.is_empty() {
+            return Err(LmError::Generation("stop texts need a tokenizer".to_owned()));
+        }
+        let decode = |ids: &[i64]| tokenizer?.decode(ids, true).ok();
         let rules = Rules {
             sampling: options.sampling,
             stops: Stops::new(&options.eos_token_ids, &options.stop, &decode),

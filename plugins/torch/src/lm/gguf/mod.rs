@@ -14,16 +14,19 @@ mod tokenizer;
 use std::path::Path;
 
 use memmap2::Mmap;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use self::blocks::{Format, SUPPORTED};
 use self::reader::{Gguf, TensorInfo};
-use super::files::{self, invalid};
+use super::files::{self, invalid, write_json};
 use super::{CausalLm, Config, LmError, checkpoint};
 
 /// Elements that are decoded at once.
 const STRIDE: usize = 1 << 20;
+
+/// More elements than a tensor of one number for each rotary frequency has.
+const MAX_SMALL: usize = 1 << 12;
 
 /// A mapped GGUF file.
 struct File<'a> {
@@ -146,6 +149,10 @@ impl<'a> File<'a> {
 
     /// All numbers of a small tensor.
     fn numbers(&self, name: &str, info: &TensorInfo) -> Result<Vec<f32>, LmError> {
+        if info.len > MAX_SMALL {
+            let message = format!("tensor {name} has {} elements, expected at most {MAX_SMALL}", info.len);
+            return Err(invalid(self.path, message));
+        }
         let (format, bytes) = self.blocks(name, info)?;
         let mut numbers = Vec::new();
         format.decode(bytes, &mut numbers);
@@ -186,12 +193,4 @@ impl<'a> File<'a> {
         }
         Ok(tensor)
     }
-}
-
-fn write_json(path: &Path, value: &Json) -> Result<(), LmError> {
-    let text = serde_json::to_string_pretty(value).expect("a JSON value is JSON");
-    std::fs::write(path, text + "\n").map_err(|source| LmError::Io {
-        path: path.to_owned(),
-        source,
-    })
 }

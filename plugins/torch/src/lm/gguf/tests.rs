@@ -131,6 +131,24 @@ fn tokenizers_cut_and_join_text_as_those_they_were_made_from() {
 }
 
 #[test]
+fn a_llama_3_that_says_nothing_of_its_begin_token_adds_it() {
+    let bytes = fs::read(fixture("llama3-bf16.gguf")).expect("the fixture is there");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("silent.gguf");
+    let silent = replaced(&bytes, b"tokenizer.ggml.add_bos_token", b"tokenizer.ggml.add_bos_other");
+    fs::write(&path, silent).expect("it is written");
+    import(&path, &dir.path().join("silent")).expect("it is read");
+    let load = |dir: &Path| Tokenizer::load(dir).expect("it loads");
+    let (silent, told) = (
+        load(&dir.path().join("silent")),
+        load(imported("llama3-bf16.gguf").path()),
+    );
+    let ids = silent.encode("Hello", true).expect("it encodes");
+    assert_eq!(ids, told.encode("Hello", true).expect("it encodes"));
+    assert_eq!(ids.len(), silent.encode("Hello", false).expect("it encodes").len() + 1);
+}
+
+#[test]
 fn tokenizer_files_beside_a_file_come_first() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let file = dir.path().join("model.gguf");
@@ -202,6 +220,18 @@ fn files_that_are_no_model() {
             "{message:?} lacks {part:?}"
         );
     }
+}
+
+#[test]
+fn rotary_factors_are_not_decoded_at_any_size() {
+    let bytes = fs::read(fixture("llama3-bf16.gguf")).expect("the fixture is there");
+    let bytes = replaced(&bytes, b"rope_freqs.weight", b"rope_other.weight");
+    let bytes = replaced(&bytes, b"token_embd.weight", b"rope_freqs.weight");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("swapped.gguf");
+    fs::write(&path, bytes).expect("it is written");
+    let error = load(&path).map(drop).expect_err("it is refused").to_string();
+    assert!(error.contains("rope_freqs.weight has 32768 elements"), "{error}");
 }
 
 proptest! {

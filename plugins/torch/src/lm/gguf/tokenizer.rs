@@ -42,7 +42,10 @@ pub(super) fn tokenizer_files(gguf: &Gguf) -> Result<TokenizerFiles, String> {
         Splitting::named(pre).ok_or_else(|| format!("tokenizer.ggml.pre is {pre:?}, which is not known; {advice}"))?;
     let tokens = Tokens::of(gguf).map_err(|message| format!("{message}; {advice}"))?;
     let bos = special(gguf, &tokens, "bos");
-    let adds_bos = gguf.metadata.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true));
+    let adds_bos = match gguf.metadata.get("tokenizer.ggml.add_bos_token") {
+        Some(Value::Bool(adds)) => *adds,
+        _ => splitting.adds_bos(),
+    };
     let post_processor = match bos.filter(|_| adds_bos) {
         Some((id, text)) => begin_token(id, text),
         None => byte_level(false),
@@ -95,6 +98,11 @@ impl Splitting {
             "gpt-2" | "default" => Some(Self::Gpt2),
             _ => None,
         }
+    }
+
+    /// Whether a begin token is added where the file does not say.
+    fn adds_bos(self) -> bool {
+        self == Self::Llama3
     }
 
     fn normalizer(self) -> Json {

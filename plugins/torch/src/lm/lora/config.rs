@@ -2,15 +2,19 @@
 //!
 //! PEFT's `LoraConfig`. What changes the numbers and is not known here is refused by its name, never ignored.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::targets::{Layers, Pattern, Targets};
-use crate::lm::LmError;
+use crate::lm::config::Fields;
+use crate::lm::{LmError, files};
 
 /// The file's name in an adapter's folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
+
+/// Bytes of a config that is worth reading.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// The settings of an adapter, named as in PEFT.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,38 +79,28 @@ impl AdapterConfig {
     /// The file is missing or broken, or asks for something that is not supported.
     pub fn read(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read(&path).map_err(|source| LmError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let value: Value = serde_json::from_slice(&text).map_err(|error| invalid(&path, error.to_string()))?;
-        let object = value
-            .as_object()
-            .ok_or_else(|| invalid(&path, "expected a JSON object".to_owned()))?;
-        Self::parse(object).map_err(|message| invalid(&path, message))
+        let object = files::read_json_object(&path, MAX_CONFIG_BYTES)?;
+        Self::parse(&object).map_err(|message| files::invalid(&path, message))
     }
 
     fn parse(object: &Map<String, Value>) -> Result<Self, String> {
         refuse_what_is_not_supported(object)?;
-        let fields = Fields(object);
-        let r = fields.count("r")?.unwrap_or(8);
+        let fields = Fields::new(object, "");
+        let r = fields.typed("r", "a positive integer", rank)?.unwrap_or(8);
         let config = Self {
             r,
-            lora_alpha: fields.number("lora_alpha")?.unwrap_or(8.0),
+            lora_alpha: fields.typed("lora_alpha", "a number", Value::as_f64)?.unwrap_or(8.0),
             use_rslora: fields.flag("use_rslora")?,
-            lora_dropout: fields.number("lora_dropout")?.unwrap_or(0.0),
-            target_modules: fields
-                .targets("target_modules")?
+            lora_dropout: fields.typed("lora_dropout", "a number", Value::as_f64)?.unwrap_or(0.0),
+            target_modules: targets(&fields, "target_modules")?
                 .ok_or("target_modules is missing; expected a list of module names or a regular expression")?,
-            exclude_modules: fields.targets("exclude_modules")?,
+            exclude_modules: targets(&fields, "exclude_modules")?,
             layers: Layers {
-                indices: fields.indices("layers_to_transform")?,
-                patterns: fields.strings("layers_pattern")?.unwrap_or_default(),
+                indices: indices(&fields, "layers_to_transform")?,
+                patterns: strings(&fields, "layers_pattern")?.unwrap_or_default(),
             },
-            rank_pattern: fields.pattern("rank_pattern", |value| {
-                value.as_u64().filter(|&r| r > 0).map(|r| r as usize)
-            })?,
-            alpha_pattern: fields.pattern("alpha_pattern", Value::as_f64)?,
+            rank_pattern: pattern(&fields, "rank_pattern", rank)?,
+            alpha_pattern: pattern(&fields, "alpha_pattern", Value::as_f64)?,
             base_model_name_or_path: fields
                 .get("base_model_name_or_path")
                 .and_then(Value::as_str)
@@ -162,9 +156,7 @@ impl AdapterConfig {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, dir: &Path) -> Result<(), LmError> {
-        let path = dir.join(CONFIG_FILE);
-        let text = serde_json::to_string_pretty(&self.to_json()).expect("a JSON value is JSON");
-        std::fs::write(&path, text + "\n").map_err(|source| LmError::Io { path, source })
+        files::write_json(&dir.join(CONFIG_FILE), &self.to_json())
     }
 
     fn to_json(&self) -> Value {
@@ -246,84 +238,54 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// The object, read field by field; null counts as absent.
-struct Fields<'a>(&'a Map<String, Value>);
+/// A list of strings, or one string.
+fn strings(fields: &Fields<'_>, name: &str) -> Result<Option<Vec<String>>, String> {
+    fields.typed(name, "a string or a list of strings", |value| match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        other => string_list(other),
+    })
+}
 
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+fn indices(fields: &Fields<'_>, name: &str) -> Result<Option<Vec<u64>>, String> {
+    fields.typed(name, "a layer's index or a list of them", |value| match value {
+        Value::Array(list) => list.iter().map(Value::as_u64).collect(),
+        other => other.as_u64().map(|idx| vec![idx]),
+    })
+}
+
+fn targets(fields: &Fields<'_>, name: &str) -> Result<Option<Targets>, String> {
+    match fields.get(name) {
+        Some(Value::String(text)) => Targets::from_text(text)
+            .map(Some)
+            .map_err(|error| format!("{name}: {error}")),
+        _ => Ok(fields
+            .typed(name, "a list of strings or a string", string_list)?
+            .map(Targets::List)),
     }
+}
 
-    fn read<T>(&self, name: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, String> {
-        self.get(name)
-            .map(|value| read(value).ok_or_else(|| format!("{name} is {value}, expected {wanted}")))
-            .transpose()
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>, String> {
-        self.read(name, "a number", Value::as_f64)
-    }
-
-    fn count(&self, name: &str) -> Result<Option<usize>, String> {
-        self.read(name, "a positive whole number", |value| {
-            value.as_u64().filter(|&count| count > 0).map(|count| count as usize)
+fn pattern<T>(
+    fields: &Fields<'_>,
+    name: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(Pattern, T)>, String> {
+    let object = fields.typed(name, "an object of module patterns and numbers", Value::as_object)?;
+    object
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| {
+            let pattern = Pattern::new(key).map_err(|error| format!("{name}: {error}"))?;
+            let value = read(value).ok_or_else(|| format!("{name}: {key:?} is {value}, expected a number"))?;
+            Ok((pattern, value))
         })
-    }
+        .collect()
+}
 
-    fn flag(&self, name: &str) -> Result<bool, String> {
-        Ok(self.read(name, "true or false", Value::as_bool)?.unwrap_or(false))
-    }
-
-    /// A list of strings, or one string.
-    fn strings(&self, name: &str) -> Result<Option<Vec<String>>, String> {
-        self.read(name, "a string or a list of strings", |value| match value {
-            Value::String(text) => Some(vec![text.clone()]),
-            other => string_list(other),
-        })
-    }
-
-    fn indices(&self, name: &str) -> Result<Option<Vec<u64>>, String> {
-        self.read(name, "a layer's index or a list of them", |value| match value {
-            Value::Array(list) => list.iter().map(Value::as_u64).collect(),
-            other => other.as_u64().map(|idx| vec![idx]),
-        })
-    }
-
-    fn targets(&self, name: &str) -> Result<Option<Targets>, String> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Targets::from_text(text)
-                .map(Some)
-                .map_err(|error| format!("{name}: {error}")),
-            Some(other) => match string_list(other) {
-                Some(list) => Ok(Some(Targets::List(list))),
-                None => Err(format!("{name} is {other}, expected a list of strings or a string")),
-            },
-        }
-    }
-
-    fn pattern<T>(&self, name: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(Pattern, T)>, String> {
-        let object = self.read(name, "an object of module patterns and numbers", Value::as_object)?;
-        object
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| {
-                let pattern = Pattern::new(key).map_err(|error| format!("{name}: {error}"))?;
-                let value = read(value).ok_or_else(|| format!("{name}: {key:?} is {value}, expected a number"))?;
-                Ok((pattern, value))
-            })
-            .collect()
-    }
+fn rank(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|&r| r > 0).map(|r| r as usize)
 }
 
 fn string_list(value: &Value) -> Option<Vec<String>> {
     let list = value.as_array()?;
     list.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-}
-
-fn invalid(path: &Path, message: String) -> LmError {
-    LmError::Invalid {
-        path: PathBuf::from(path),
-        message,
-    }
 }

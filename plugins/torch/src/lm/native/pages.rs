@@ -110,7 +110,7 @@ impl Pages {
 
     pub fn copy(&mut self, from: PageId, to: PageId) {
         let (PageAddress(from), PageAddress(to)) = (self.page(from), self.page(to));
-        // SAFETY: both are pages, and nobody else has them as `self` is borrowed alone.
+        // SAFETY: both are pages, and who has addresses of them does not use them while this runs.
         unsafe { std::ptr::copy(from, to, self.shape.page_len()) };
     }
 }

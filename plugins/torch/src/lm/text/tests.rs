@@ -10,7 +10,14 @@ use crate::lm::Tokenizer;
 use crate::lm::chat::ChatOptions;
 
 const GOLDEN: [&str; 4] = ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"];
-const MADE: [&str; 3] = ["byte_fallback", "wordpiece", "byte_level"];
+const MADE: [&str; 6] = [
+    "byte_fallback",
+    "wordpiece",
+    "byte_level",
+    "llama",
+    "llama_legacy",
+    "llama_no_prefix",
+];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -145,7 +152,7 @@ fn pieces(tokenizer: &Tokenizer, ids: &[i64], skip_special_tokens: bool) -> Vec<
 
 #[test]
 fn a_stream_never_gives_half_a_character() {
-    for name in ["llama3-gqa", "qwen3-qknorm", "byte_fallback", "byte_level"] {
+    for name in ["llama3-gqa", "qwen3-qknorm", "byte_fallback", "byte_level", "llama"] {
         let tokenizer = load(name);
         let text = "Hi 🙂 日本語, déjà vu!";
         let pieces = pieces(&tokenizer, &tokenizer.encode(text, false).expect("it encodes"), false);

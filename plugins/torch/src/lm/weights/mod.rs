@@ -111,6 +111,20 @@ impl Weights {
         names.map(OsStr::to_owned).collect()
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// Whether two tensors that are there hold the same numbers.
+    ///
+    /// # Errors
+    /// One of them is of a kind that is no floating-point number.
+    pub fn are_equal(&self, one: &str, other: &str) -> Result<bool, LmError> {
+        let tensor = |name: &str| self.file_of(name).expect("it is there").tensor(name);
+        let (one, other) = (tensor(one)?, tensor(other)?);
+        Ok(one.kind() == other.kind() && one.size() == other.size() && one.f_equal(&other)?)
+    }
+
     fn file_of(&self, name: &str) -> Option<&Mapped> {
         self.places.get(name).map(|&idx| &self.files[idx])
     }

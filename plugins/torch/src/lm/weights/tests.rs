@@ -125,6 +125,82 @@ fn a_model_can_be_saved_over_the_file_that_it_is_mapped_from() {
 }
 
 #[test]
+fn a_folder_can_be_saved_onto_itself() {
+    let dir = sharded();
+    let companions = [
+        ("tokenizer_config.json", "{\"a\": 1}"),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("chat_templates/tool_use.jinja", "{{ tools }}"),
+    ];
+    fs::create_dir(dir.path().join("chat_templates")).expect("a folder");
+    for (name, text) in companions {
+        fs::write(dir.path().join(name), text).expect("it is written");
+    }
+    let loaded = load(dir.path()).expect("it loads");
+    // And into another one, whose companions are of the first.
+    let other = tempfile::tempdir().expect("a temporary folder");
+    for to in [dir.path(), other.path()] {
+        lm::save(&loaded, to, dir.path()).expect("it is saved");
+        assert_same(&load(to).expect("it loads"), &model());
+        assert_same(&loaded, &model());
+        for (name, text) in companions {
+            assert_eq!(fs::read_to_string(to.join(name)).expect("it is there"), text, "{name}");
+        }
+        let names = fs::read_dir(to)
+            .expect("the folder")
+            .flatten()
+            .map(|entry| entry.file_name());
+        assert_eq!(names.count(), 5, "nothing of the earlier weights is left");
+    }
+}
+
+#[test]
+fn a_model_is_there_until_the_next_one_is_written() {
+    let dir = sharded();
+    // The new weights can't be written: something else has their place.
+    fs::create_dir(dir.path().join(format!("{SINGLE}.partial"))).expect("a folder");
+    lm::checkpoint::write_weights(&model(), dir.path())
+        .map(drop)
+        .expect_err("it can't be written");
+    assert_same(&load(dir.path()).expect("it loads"), &model());
+}
+
+#[test]
+fn a_head_in_the_file_of_a_tied_model_counts_as_in_transformers() {
+    const HEAD: &str = "lm_head.weight";
+    let sizes = NewModel {
+        tie_word_embeddings: true,
+        ..SIZES
+    };
+    let tied =
+        CausalLm::random(Config::new(&sizes, 20, 1, 0).expect("the sizes fit"), 3, Device::Cpu).expect("a model");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let loaded = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+        lm::checkpoint::write_weights(&tied, dir.path()).expect("it is written");
+        let mut list = tied.named_parameters();
+        change(&mut list);
+        write_tensors(list, &dir.path().join(SINGLE)).expect("it is written");
+        load(dir.path()).expect("it loads")
+    };
+    let head = |head: Tensor| move |list: &mut Vec<(String, Tensor)>| list.push((HEAD.to_owned(), head.copy()));
+    // The same again: tied.
+    let again = loaded(&head(tied.embed_tokens.shallow_clone()));
+    assert!(again.lm_head.is_none());
+    assert_same(&again, &tied);
+    // A head alone: it is the embeddings too.
+    let alone = loaded(&|list| list[0].0 = HEAD.to_owned());
+    assert!(alone.lm_head.is_none());
+    assert_same(&alone, &tied);
+    // Another one: the config is wrong, and is right once the model was saved.
+    let other = &tied.embed_tokens + 1.0;
+    let untied = loaded(&head(other.shallow_clone()));
+    assert!(untied.lm_head.as_ref().is_some_and(|head| head.equal(&other)));
+    lm::checkpoint::write_weights(&untied, dir.path()).expect("it is written");
+    assert_same(&load(dir.path()).expect("it loads"), &untied);
+    assert!(!Config::read(dir.path()).expect("a config").tie_word_embeddings);
+}
+
+#[test]
 fn shards_hold_what_one_file_holds() {
     let dir = sharded();
     assert!(

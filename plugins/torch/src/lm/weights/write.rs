@@ -1,7 +1,7 @@
 //! Weights written as transformers writes them: one safetensors file, or shards and an index.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -11,10 +11,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::{INDEX, SINGLE};
 use crate::lm::LmError;
-use crate::lm::files::invalid;
+use crate::lm::files::{invalid, partial, write_json};
 
 /// Writes the parameters of a model in `kind`: as one file, or in shards of at most `max_shard_bytes` where they are more.
-/// Weights that were in the folder before are replaced.
+/// Weights that were in the folder before are replaced once all of the new ones are written; the model may be mapped from
+/// them.
 ///
 /// # Errors
 /// A file can't be written.
@@ -28,25 +29,45 @@ pub(in crate::lm) fn write_model(
         .into_iter()
         .map(|(name, tensor)| (name, Written::of(tensor, kind)))
         .collect();
-    remove_weights(dir)?;
-    let mut shards = cut(views, max_shard_bytes);
-    if shards.len() == 1 {
-        return write(shards.remove(0), &dir.join(SINGLE));
+    let shards = named(cut(views, max_shard_bytes));
+    let index = (shards.len() > 1).then(|| index_of(&shards));
+    let mut kept: Vec<String> = shards.keys().cloned().collect();
+    for (name, shard) in shards {
+        write_partial(shard, &dir.join(name))?;
     }
+    for name in &kept {
+        take_place(&dir.join(name))?;
+    }
+    if let Some(index) = index {
+        write_json(&dir.join(INDEX), &index)?;
+        kept.push(INDEX.to_owned());
+    }
+    remove_weights(dir, &kept)
+}
+
+/// The shards with the names of their files.
+fn named(shards: Vec<Vec<(String, Written)>>) -> BTreeMap<String, Vec<(String, Written)>> {
     let count = shards.len();
+    let name = |idx: usize| match count {
+        1 => SINGLE.to_owned(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", idx + 1),
+    };
+    shards
+        .into_iter()
+        .enumerate()
+        .map(|(idx, shard)| (name(idx), shard))
+        .collect()
+}
+
+fn index_of(shards: &BTreeMap<String, Vec<(String, Written)>>) -> serde_json::Value {
     let (mut weight_map, mut total_size) = (serde_json::Map::new(), 0);
-    for (idx, shard) in shards.into_iter().enumerate() {
-        let file_name = format!("model-{:05}-of-{count:05}.safetensors", idx + 1);
-        for (name, view) in &shard {
+    for (file_name, shard) in shards {
+        for (name, view) in shard {
             weight_map.insert(name.clone(), file_name.clone().into());
             total_size += view.data_len();
         }
-        write(shard, &dir.join(file_name))?;
     }
-    let path = dir.join(INDEX);
-    let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
-    let text = serde_json::to_string_pretty(&index).expect("a JSON value is JSON");
-    std::fs::write(&path, text + "\n").map_err(|source| LmError::Io { path, source })
+    json!({"metadata": {"total_size": total_size}, "weight_map": weight_map})
 }
 
 /// Writes tensors into a safetensors file, each in its own kind.
@@ -58,7 +79,8 @@ pub(in crate::lm) fn write_tensors(tensors: Vec<(String, Tensor)>, path: &Path) 
         let kind = tensor.kind();
         (name, Written::of(tensor, kind))
     });
-    write(views.collect(), path)
+    write_partial(views.collect(), path)?;
+    take_place(path)
 }
 
 /// Cuts a list where a shard would become too large; a tensor is never cut.
@@ -78,20 +100,22 @@ fn cut(views: Vec<(String, Written)>, max_shard_bytes: usize) -> Vec<Vec<(String
 }
 
 /// Writes under another name first: the tensors may be the memory of the very file that is replaced.
-fn write(views: Vec<(String, Written)>, path: &Path) -> Result<(), LmError> {
+fn write_partial(views: Vec<(String, Written)>, path: &Path) -> Result<(), LmError> {
     // transformers refuses weights that do not say which framework wrote them.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let partial = path.with_extension("safetensors.partial");
-    safetensors::serialize_to_file(views, Some(metadata), &partial)
-        .map_err(|error| invalid(path, format!("can't be written: {error}")))?;
-    std::fs::rename(&partial, path).map_err(|source| LmError::Io {
+    safetensors::serialize_to_file(views, Some(metadata), &partial(path))
+        .map_err(|error| invalid(path, format!("can't be written: {error}")))
+}
+
+fn take_place(path: &Path) -> Result<(), LmError> {
+    std::fs::rename(partial(path), path).map_err(|source| LmError::Io {
         path: path.to_owned(),
         source,
     })
 }
 
 /// Removes weights of an earlier model, which would be taken for a part of this one.
-fn remove_weights(dir: &Path) -> Result<(), LmError> {
+fn remove_weights(dir: &Path, kept: &[String]) -> Result<(), LmError> {
     let io = |path: &Path, source| LmError::Io {
         path: path.to_owned(),
         source,
@@ -101,7 +125,8 @@ fn remove_weights(dir: &Path) -> Result<(), LmError> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
-        if is_shard || name == SINGLE || name == INDEX {
+        let is_old = !kept.iter().any(|kept| *kept == name);
+        if is_old && (is_shard || name == SINGLE || name == INDEX) {
             std::fs::remove_file(entry.path()).map_err(|source| io(&entry.path(), source))?;
         }
     }

@@ -124,14 +124,29 @@ impl Call {
     fn finish(&self, choice: &Choice) -> Finish {
         match choice.finish_reason.as_deref() {
             Some("length") => Finish::Length,
-            // vLLM and SGLang say which text it was, or null for the end token.
             Some("stop") if !self.options.stop.is_empty() => match &choice.stop_reason {
+                // vLLM and SGLang say which text it was, or null or a token's id for the end token.
                 Some(Value::Null | Value::Number(_)) => Finish::Eos,
-                // Without word of it a stop text is likelier: search asks for a step.
-                Some(_) | None => Finish::Stop,
+                Some(_) => Finish::Stop,
+                None if self.ends_with_an_end_token(choice) => Finish::Eos,
+                // Without word of it a stop text is likelier: a step of a search ends with one, but for the last.
+                None => Finish::Stop,
             },
             _ => Finish::Eos,
         }
+    }
+
+    /// Whether the tokens of an answer show that its turn ended, where the server does not say so (llama.cpp): they are the
+    /// text, and one more that is not in it and is no part of a stop text.
+    fn ends_with_an_end_token(&self, choice: &Choice) -> bool {
+        let Some((tokens, text)) = choice.tokens().zip(choice.text()) else {
+            return false;
+        };
+        let Some((last, before)) = tokens.split_last() else {
+            return false;
+        };
+        let of_a_stop = |stop: &String| !last.is_empty() && (stop.contains(last) || last.contains(stop.as_str()));
+        before.concat() == text && !self.options.stop.iter().any(of_a_stop)
     }
 }
 
@@ -190,10 +205,12 @@ struct Logprobs {
     content: Option<Vec<TokenLogprob>>,
     /// Of `/completions`.
     token_logprobs: Option<Vec<Option<f64>>>,
+    tokens: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct TokenLogprob {
+    token: Option<String>,
     logprob: Option<f64>,
 }
 
@@ -212,6 +229,15 @@ impl Choice {
             None | Some("") => content,
             Some(thoughts) => format!("<think>{thoughts}</think>{content}"),
         })
+    }
+
+    /// The texts of the tokens.
+    fn tokens(&self) -> Option<Vec<String>> {
+        let logprobs = self.logprobs.as_ref()?;
+        match &logprobs.content {
+            Some(content) => content.iter().map(|token| token.token.clone()).collect(),
+            None => logprobs.tokens.clone(),
+        }
     }
 
     fn token_logprobs(&self) -> Option<Vec<Option<f64>>> {

@@ -206,13 +206,12 @@ impl Server {
         read(&text).map_err(|message| {
             let error = EndpointError::Response {
                 url: self.url.clone(),
-                message: format!("{}: {}", self.redact(&message), shorten(&text)),
+                message: shorten(&self.redact(&format!("{message}: {text}"))),
             };
             Fault::Passing(error, None)
         })
     }
 
-    /// The body, without the key.
     fn text(&self, mut response: Response) -> Result<String, Fault> {
         let too_long = || {
             Fault::Final(EndpointError::Response {
@@ -229,7 +228,7 @@ impl Server {
         if bytes.len() as u64 > MAX_BODY_BYTES {
             return Err(too_long());
         }
-        Ok(self.redact(&String::from_utf8_lossy(&bytes)))
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn authorization(&self) -> Result<Option<HeaderValue>, EndpointError> {
@@ -251,15 +250,24 @@ impl Server {
         let json: Value = serde_json::from_str(body).unwrap_or(Value::Null);
         let places = ["/error/message", "/message", "/error", "/detail"];
         let sentence = places.iter().find_map(|place| json.pointer(place)?.as_str());
-        // Again: JSON can write the same text in other ways.
+        // After it was read: JSON can write the same text in other ways.
         shorten(&self.redact(sentence.unwrap_or(body)))
     }
 
-    /// Returns a text without the key.
-    pub fn redact(&self, text: &str) -> String {
+    /// Returns a message without the key.
+    fn redact(&self, text: &str) -> String {
         self.key
             .as_ref()
             .map_or_else(|| text.to_owned(), |key| key.redact(text))
+    }
+
+    /// Returns a model's text without the key, unless that is one of those words that stand for "no key" and that a model
+    /// may well write.
+    pub fn redact_answer(&self, text: String) -> String {
+        match &self.key {
+            Some(key) if !key.may_be_a_word() => key.redact(&text),
+            _ => text,
+        }
     }
 }
 

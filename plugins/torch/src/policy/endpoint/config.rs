@@ -13,6 +13,9 @@ use crate::formats::{FormatError, read_json};
 /// The file that makes a `model` artifact an endpoint.
 pub const ENDPOINT_FILE: &str = "endpoint.json";
 
+/// The environment variable with the hosts that a key may be sent to because an `endpoint.json` says so, separated by commas.
+pub(super) const KEY_HOSTS: &str = "VOLVELLE_KEY_HOSTS";
+
 /// A model behind an OpenAI-compatible server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,10 +150,38 @@ impl EndpointConfig {
     /// Returns the key, if one is named.
     ///
     /// # Errors
-    /// The environment variable is not set.
+    /// The environment variable is not set, or [`KEY_HOSTS`] lacks the host that would get it.
     pub(super) fn key(&self) -> Result<Option<Secret>, EndpointError> {
-        let read = |name: &String| variable(name, "api_key_env").map(Secret::new);
-        self.api_key_env.as_ref().map(read).transpose()
+        self.key_for(&std::env::var(KEY_HOSTS).unwrap_or_default())
+    }
+
+    /// As [`EndpointConfig::key`], with the value of [`KEY_HOSTS`].
+    ///
+    /// The file may come from elsewhere, and would else choose any variable of whoever runs it and any place to send it to.
+    pub(super) fn key_for(&self, key_hosts: &str) -> Result<Option<Secret>, EndpointError> {
+        let Some(name) = &self.api_key_env else { return Ok(None) };
+        let is_trusted = |host: &String| {
+            key_hosts
+                .split(',')
+                .any(|other| other.trim().eq_ignore_ascii_case(host))
+        };
+        match self.named_host().filter(|host| !is_trusted(host)) {
+            Some(host) => Err(EndpointError::KeyHost {
+                name: name.clone(),
+                host,
+            }),
+            None => variable(name, "api_key_env").map(Secret::new).map(Some),
+        }
+    }
+
+    /// The host that the file itself names, if it is another machine.
+    fn named_host(&self) -> Option<String> {
+        let url = Url::parse(self.base_url.as_ref()?).ok()?;
+        if is_local(&url) {
+            None
+        } else {
+            url.host_str().map(str::to_owned)
+        }
     }
 }
 

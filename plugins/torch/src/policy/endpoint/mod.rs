@@ -1,7 +1,7 @@
 //! A model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp) as a policy.
 //!
 //! Calls run on threads of their own, a fixed number at once; their results come back in order. The key is in one place,
-//! the header of a call: whatever a server sends back goes through its redaction first.
+//! the header of a call: what a server sends back goes through its redaction before it is shown or kept.
 
 mod api;
 mod client;
@@ -20,6 +20,7 @@ use anyhow::{Result, bail};
 
 use self::api::{Call, Input};
 use self::client::{Backoff, Calls, Cancelled, Server};
+use self::config::KEY_HOSTS;
 use self::secret::Secret;
 use super::{Completion, Follower, Options, Policy, Request, Usage};
 use crate::lm::{LmError, Tokenizer};
@@ -33,6 +34,11 @@ pub enum EndpointError {
     Config { path: PathBuf, message: String },
     #[error("environment variable {name}: {message}")]
     Variable { name: String, message: String },
+    #[error(
+        "the key in {name} would be sent to {host}, which {ENDPOINT_FILE} names; if that is meant, set \
+         {KEY_HOSTS}={host}, or use base_url_env"
+    )]
+    KeyHost { name: String, host: String },
     #[error("the key in the variable that api_key_env names has characters that can't be sent")]
     Key,
     #[error("{url}: {message}")]
@@ -222,7 +228,7 @@ impl Work {
             match server.post(&body, place, calls, |text| self.call.read(text, count))? {
                 Ok((mut more, counted)) => {
                     for completion in &mut more {
-                        completion.text = server.redact(&completion.text);
+                        completion.text = server.redact_answer(std::mem::take(&mut completion.text));
                     }
                     list.append(&mut more);
                     usage.add(counted);

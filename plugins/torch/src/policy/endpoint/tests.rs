@@ -489,6 +489,91 @@ fn what_ended_a_completion_is_told_apart() {
 }
 
 #[test]
+fn the_tokens_of_an_answer_tell_where_the_server_does_not() {
+    let with_stops = Options {
+        stop: vec!["\n\n".to_owned()],
+        ..options()
+    };
+    // As llama.cpp answers: an end token is among the tokens and not in the text, those of a stop text are cut off.
+    for (text, tokens, expected) in [
+        ("a b", ["a", " b", "<|im_end|>"].as_slice(), Finish::Eos),
+        ("a b", &["a", " b", ""], Finish::Eos),
+        ("", &["<|im_end|>"], Finish::Eos),
+        ("a b", &["a", " b"], Finish::Stop),
+        ("a b", &["a", " b", "\n"], Finish::Stop),
+        ("a b", &["a", " b", "\n\n\n"], Finish::Stop),
+        ("a b.", &["a", " b", ".\n\n"], Finish::Stop),
+        ("", &[], Finish::Stop),
+    ] {
+        let chat: Vec<Value> = tokens
+            .iter()
+            .map(|token| json!({"token": token, "logprob": -1.0}))
+            .collect();
+        let numbers = vec![-1.0; tokens.len()];
+        for choice in [
+            json!({"message": {"content": text}, "finish_reason": "stop", "logprobs": {"content": chat}}),
+            json!({"text": text, "finish_reason": "stop", "logprobs": {"tokens": tokens, "token_logprobs": numbers}}),
+        ] {
+            let body = json!({"choices": [choice]});
+            let server = Server::start(move |_, _| Reply::Json(200, body.clone()));
+            let lists = endpoint(&server, LIMITS, AT_ONCE)
+                .complete(&requests(1), &with_stops, &mut Notes::default())
+                .expect("an answer");
+            assert_eq!(lists[0][0].finish, expected, "{choice}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_a_word_stays_in_answers() {
+    let said = |key: &str| {
+        let answered = format!("the key is {key}.");
+        let server = Server::start(move |_, _| answer(&[&answered]));
+        let key = Some(Secret::new(key.to_owned()));
+        let mut endpoint =
+            Endpoint::new(config(Api::Chat), &server.url(), key, None, LIMITS, AT_ONCE).expect("an endpoint");
+        texts(&ask(&mut endpoint, &requests(1)).expect("an answer"))[0][0].to_owned()
+    };
+    assert_eq!(said("EMPTY"), "the key is EMPTY.");
+    assert_eq!(said("e"), "the key is e.");
+    assert_eq!(said("sk-0123456789-secret"), "the key is [redacted].");
+}
+
+#[test]
+fn a_key_goes_where_whoever_runs_it_says() {
+    let mut config = config(Api::Chat);
+    config.api_key_env = Some("PATH".to_owned());
+    let mut key = |url: Option<&str>, hosts: &str| {
+        config.base_url = url.map(str::to_owned);
+        config.base_url_env = url.is_none().then(|| "URL".to_owned());
+        config
+            .key_for(hosts)
+            .map(|key| key.is_some())
+            .map_err(|error| error.to_string())
+    };
+    // Someone else's file names a variable of ours and a place of theirs.
+    let theirs = Some("https://evil.example/v1");
+    let refused = key(theirs, "api.example, llm.example:8000").expect_err("it is not sent");
+    for part in [
+        "PATH",
+        "evil.example",
+        "VOLVELLE_KEY_HOSTS=evil.example",
+        "base_url_env",
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(key(theirs, "").is_err() && key(theirs, "*").is_err() && key(theirs, "example").is_err());
+    assert_eq!(key(theirs, "api.example, Evil.Example"), Ok(true));
+    // This machine, and what the environment itself says, are trusted.
+    assert_eq!(key(Some("http://127.0.0.1:8000/v1"), ""), Ok(true));
+    assert_eq!(key(None, ""), Ok(true));
+    // Without a key there is nothing to lose.
+    config.api_key_env = None;
+    config.base_url = theirs.map(str::to_owned);
+    assert_eq!(config.key_for("").map(|key| key.is_some()).ok(), Some(false));
+}
+
+#[test]
 fn a_key_is_not_shown() {
     let server = Server::start(|_, request| echo(request));
     let endpoint = endpoint(&server, LIMITS, AT_ONCE);
