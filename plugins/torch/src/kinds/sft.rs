@@ -33,7 +33,8 @@ pub fn run(job: &Job) -> Result<()> {
     let model_dir = job.input("model")?;
     let device = training.device(job)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
-    let (model, adapter) = lora.begin(lm::load(&model_dir, device, tch::Kind::Float)?, training.seed)?;
+    let base = lm::load(&model_dir, device, lora.base_kind(&model_dir, training.bf16)?)?;
+    let (model, adapter) = lora.begin(base, training.seed)?;
     let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
     let examples = examples(job, &tokenizer, &chats, &params)?;
     let lora_dropout = adapter.as_ref().map_or(0.0, |config| config.lora_dropout);

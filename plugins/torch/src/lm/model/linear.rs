@@ -3,6 +3,7 @@
 use rand::Rng;
 use tch::Tensor;
 
+use crate::lm::shim;
 use crate::random;
 
 /// `y = x W^T + b`, plus `scaling * (x A^T) B^T` where there is an adapter.
@@ -52,6 +53,25 @@ impl Linear {
         }
     }
 
+    /// Returns what [`Linear::forward`] does for `silu(gate) * up`, of which the backward pass keeps `gate` and `up` `[N, in]`
+    /// alone where neither the weight nor what an adapter drops needs the product itself.
+    ///
+    /// # Panics
+    /// libtorch refuses, as for any operator of the model.
+    pub fn forward_gated(&self, gate: &Tensor, up: &Tensor) -> Tensor {
+        let swiglu = |a| shim::swiglu(gate, up, a).unwrap_or_else(|error| panic!("{error}"));
+        match &self.adapter {
+            Some(adapter) if adapter.dropout.is_none() => {
+                let (x, low) = swiglu(Some(&adapter.a));
+                let low = low.expect("there is one with a matrix for it");
+                let y = x.linear(&self.weight, self.bias.as_ref());
+                let kind = y.kind();
+                (y + adapter.from_low(&low)).to_kind(kind)
+            }
+            _ => self.forward(&swiglu(None).0),
+        }
+    }
+
     /// Returns the same weights, shared, without the adapter.
     pub(in crate::lm) fn without_adapter(&self) -> Self {
         Self {
@@ -83,7 +103,12 @@ impl Adapter {
             Some(dropout) => &x * dropout.mask(&x),
             None => x,
         };
-        x.linear(&self.a, None::<Tensor>).linear(&self.b, None::<Tensor>) * self.scaling
+        self.from_low(&x.linear(&self.a, None::<Tensor>))
+    }
+
+    /// Returns what is added to the output, for inputs `[.., r]` that were multiplied by `A^T`.
+    fn from_low(&self, low: &Tensor) -> Tensor {
+        low.linear(&self.b, None::<Tensor>) * self.scaling
     }
 
     /// Returns what the adapter adds to the weight, `[out, in]` in the adapter's kind: `scaling * B A`.
@@ -134,5 +159,38 @@ mod tests {
         );
         assert_eq!(mask, dropout(7).mask(&x));
         assert_ne!(mask, dropout(8).mask(&x));
+    }
+
+    #[test]
+    fn a_gated_input_that_is_computed_again_gives_the_gradients_of_one_that_is_kept() {
+        tch::manual_seed(5);
+        let options = (Kind::Double, Device::Cpu);
+        let leaf = |shape: [i64; 2]| Tensor::randn(shape, options).set_requires_grad(true);
+        let (gate, up, weight) = (leaf([5, 6]), leaf([5, 6]), leaf([4, 6]));
+        let (a, b) = (leaf([2, 6]), leaf([4, 2]));
+        let adapter = || Adapter {
+            a: a.shallow_clone(),
+            b: b.shallow_clone(),
+            scaling: 0.5,
+            dropout: None,
+        };
+        for has_adapter in [false, true] {
+            let linear = Linear {
+                weight: weight.shallow_clone(),
+                bias: None,
+                adapter: has_adapter.then(adapter),
+            };
+            let mut inputs = vec![&gate, &up, &weight];
+            if has_adapter {
+                inputs.extend([&a, &b]);
+            }
+            let gradients = |y: &Tensor| Tensor::run_backward(&[(y * y).sum(Kind::Double)], &inputs, false, false);
+            let kept = linear.forward(&(gate.silu() * &up));
+            let again = linear.forward_gated(&gate, &up);
+            assert_eq!(kept, again);
+            for (kept, again) in gradients(&kept).iter().zip(&gradients(&again)) {
+                assert!(kept.allclose(again, 1e-12, 1e-12, false), "{kept} {again}");
+            }
+        }
     }
 }
