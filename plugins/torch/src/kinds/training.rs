@@ -16,7 +16,7 @@ use crate::lm::learner::Learner;
 use crate::lm::lora::{self, AdapterConfig};
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
-use crate::lm::train::{AdapterDropout, Compute, Example, fitting, supervised_step_with_dropout};
+use crate::lm::train::{AdapterDropout, Compute, Example, fitting, largest_joint, supervised_step_with_dropout};
 use crate::lm::{self, CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
@@ -170,7 +170,8 @@ pub fn train_supervised(
         };
         let done = fitting(
             &mut compute.micro_batch_tokens,
-            &lengths,
+            lengths.iter().copied().max().unwrap_or(0),
+            |tokens| largest_joint(&lengths, tokens),
             |tokens| warn_of_memory(job, tokens),
             |micro_batch_tokens| {
                 let compute = Compute {

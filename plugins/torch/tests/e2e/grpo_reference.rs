@@ -486,6 +486,73 @@ fn a_second_pass_over_rollouts_uses_the_policy_that_sampled_them() {
     );
 }
 
+/// Completions without an advantage have no gradient, but their tokens are divided by (TRL's `_compute_loss`).
+#[test]
+fn a_step_does_not_depend_on_how_it_is_cut_nor_on_what_is_left_out_of_the_computation() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let mut fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    fixed.advantages[0] = 0.0;
+    fixed.advantages[5] = 0.0;
+    for name in ["grpo", "bnpo", "dr_grpo", "dapo"] {
+        let objective = Objective {
+            temperature: 1.0,
+            settings: LossSettings {
+                loss_type: from_json(&Value::from(name)),
+                ..settings(&golden.json["runs"]["dr_grpo"], &golden.json)
+            },
+            dropout: NO_DROPOUT,
+        };
+        let model = load("smollm-tied", Kind::Float).trainable_alias();
+        let logprobs = fixed.logprobs(&model);
+        let rollouts = Rollouts {
+            logprobs: &logprobs,
+            old_logprobs: &logprobs.detach(),
+            ref_logprobs: None,
+            advantages: &Tensor::from_slice(&fixed.advantages).to_kind(Kind::Float),
+            mask: &fixed.mask,
+        };
+        let (whole, _) = loss(&rollouts, &objective.settings, fixed.whole());
+        whole.backward();
+        let parameters = model.named_parameters();
+        let squares = parameters
+            .iter()
+            .map(|(_, tensor)| tensor.grad().square().sum(Kind::Double));
+        let norm = squares.map(|square| square.double_value(&[])).sum::<f64>().sqrt();
+        for tokens in [1, 40, usize::MAX] {
+            let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 1);
+            let compute = Compute::new(tokens);
+            let done = update(&mut learner, &objective, None, &mut fixed.groups(true), &compute, 1e-4).expect("a step");
+            assert!(
+                (done.grad_norm - norm).abs() <= 1e-4 * norm && (done.loss - whole.double_value(&[])).abs() <= 1e-5,
+                "{name} with {tokens} tokens at once: {done:?}, expected the norm {norm} of {whole:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_step_without_an_advantage_still_moves_by_momentum_and_decay() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    let objective = Objective {
+        temperature: 1.0,
+        settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
+        dropout: NO_DROPOUT,
+    };
+    let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 2);
+    let compute = Compute::new(64);
+    update(&mut learner, &objective, None, &mut fixed.groups(true), &compute, 2e-4).expect("a step");
+    let key = "model.norm.weight";
+    let before = parameter(learner.model(), key).detach().copy();
+    let mut flat = fixed.groups(true);
+    for completion in flat.iter_mut().flat_map(|group| &mut group.completions) {
+        completion.advantage = 0.0;
+    }
+    let done = update(&mut learner, &objective, None, &mut flat, &compute, 2e-4).expect("a step");
+    assert_eq!((done.loss, done.grad_norm), (0.0, 0.0));
+    assert!(max_difference(key, &parameter(learner.model(), key), &before) > 1e-5);
+}
+
 #[test]
 fn the_reference_of_an_adapter_is_its_model_without_it() {
     let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");

@@ -9,10 +9,10 @@ mod memory;
 use tch::{Kind, Tensor};
 
 pub use self::backward::{backward_from_hidden, backward_through_logprobs};
-pub use self::batch::{Batch, Example, IGNORE, micro_batches};
+pub use self::batch::{Batch, Example, IGNORE, largest_joint, micro_batches};
 pub use self::flops::Flops;
 pub use self::head::{Head, LOGITS_BYTES};
-pub use self::memory::fitting;
+pub use self::memory::{fitting, memory_errors};
 use super::learner::Learner;
 use super::{CausalLm, LmError};
 
