@@ -186,16 +186,17 @@ pub fn train_supervised(
             done => done.with_context(|| format!("step {}", step_idx + 1))?,
         };
         let step = step_idx + 1;
-        state.metrics.push(MetricsLine {
+        let values = [
+            ("loss", stats.loss),
+            ("grad_norm", stats.grad_norm),
+            ("learning_rate", learning_rate),
+            ("num_tokens", stats.num_label_tokens as f64),
+        ];
+        let line = MetricsLine {
             step,
-            values: [
-                ("loss".to_owned(), stats.loss),
-                ("grad_norm".to_owned(), stats.grad_norm),
-                ("learning_rate".to_owned(), learning_rate),
-                ("num_tokens".to_owned(), stats.num_label_tokens as f64),
-            ]
-            .into(),
-        });
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+        };
+        state.push(job, line).with_context(|| format!("step {step}"))?;
         job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
         state.report(job, |_| true);
         meter.step_done(step, &lengths);

@@ -104,7 +104,8 @@ impl Learner {
 
     /// Takes one optimizer step on the sum of the gradients that `backward` leaves for each of the `batches`.
     ///
-    /// Returns what `backward` returned, in order, and the gradient's global L2 norm before clipping.
+    /// Returns what `backward` returned, in order, and the gradient's global L2 norm before clipping; where that is not
+    /// finite nothing has changed.
     ///
     /// # Errors
     /// `backward` or the optimizer fails, memory runs out, or the worker is asked to stop; the weights are then as before,

@@ -120,7 +120,8 @@ impl Trainer<'_> {
                     line.values["reward"], line.values["completion_length"]
                 ),
             );
-            state.training.metrics.push(line);
+            let pushed = state.training.push(self.job, line);
+            pushed.with_context(|| format!("step {}", step_idx + 1))?;
             state.training.report(self.job, |_| true);
             saver.step_done(step_idx + 1, num_steps, |folder| state.write(folder))?;
         }

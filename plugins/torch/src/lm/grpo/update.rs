@@ -84,6 +84,7 @@ pub enum Reference<'a> {
 #[derive(Debug, Default)]
 pub struct Update {
     pub loss: f64,
+    /// Where it is not finite the step changed nothing.
     pub grad_norm: f64,
     /// Sum of -log p over the sampled tokens: an estimate of the entropy, times the tokens.
     pub neg_logprob: f64,
@@ -158,6 +159,10 @@ pub fn update(
         total.loss += outcome.loss;
         total.neg_logprob += outcome.neg_logprob;
         total.sums.add(&outcome.sums);
+        if !grad_norm.is_finite() {
+            // Log-probabilities that are no numbers must not be learned from later.
+            continue;
+        }
         note(groups, part, &outcome.logprobs, |completion| {
             &mut completion.old_logprobs
         });

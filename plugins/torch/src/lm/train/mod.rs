@@ -73,7 +73,7 @@ fn predictors(model: &CausalLm, batch: &Batch) -> Tensor {
 pub struct StepStats {
     /// Mean over the label tokens of -log p.
     pub loss: f64,
-    /// Global L2 norm of the gradient before clipping.
+    /// Global L2 norm of the gradient before clipping. Where it is not finite the step changed nothing.
     pub grad_norm: f64,
     pub num_label_tokens: usize,
 }
