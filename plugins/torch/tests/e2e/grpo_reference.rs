@@ -531,6 +531,56 @@ fn a_step_does_not_depend_on_how_it_is_cut_nor_on_what_is_left_out_of_the_comput
 }
 
 #[test]
+fn what_adapters_drop_does_not_depend_on_how_a_step_is_cut() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    let run = |compute: &Compute, dropout| {
+        let params = LoraParams {
+            use_peft: true,
+            lora_r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            lora_target_modules: Some(vec!["all-linear".to_owned()]),
+            use_rslora: false,
+        };
+        let model = params.begin(load("smollm-tied", Kind::Float), 3).expect("an adapter").0;
+        let objective = Objective {
+            temperature: 1.0,
+            settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
+            dropout,
+        };
+        let mut learner = Learner::new(&model, SETTINGS, 2);
+        let mut groups = fixed.groups(true);
+        let mut step = || {
+            update(&mut learner, &objective, None, &mut groups, compute, 1e-2)
+                .expect("a step")
+                .grad_norm
+        };
+        // B is 0 before the first.
+        [step(), step()]
+    };
+    let dropout = |seed| AdapterDropout { probability: 0.3, seed };
+    let whole = run(&Compute::new(usize::MAX), dropout(1));
+    let in_segments = Compute {
+        gradient_checkpointing: true,
+        ..Compute::new(1)
+    };
+    for compute in [Compute::new(1), Compute::new(60), in_segments] {
+        let cut = run(&compute, dropout(1));
+        for (whole, cut) in whole.iter().zip(cut) {
+            assert!(
+                (whole - cut).abs() <= 1e-4 * whole,
+                "{compute:?}: {cut}, expected {whole}"
+            );
+        }
+    }
+    for other in [dropout(2), NO_DROPOUT] {
+        let other = run(&Compute::new(usize::MAX), other);
+        assert!((whole[0] - other[0]).abs() > 1e-3 * whole[0], "{whole:?} {other:?}");
+    }
+}
+
+#[test]
 fn a_step_without_an_advantage_still_moves_by_momentum_and_decay() {
     let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
     let fixed = Fixed::read(&golden.json, ScaleRewards::Group);

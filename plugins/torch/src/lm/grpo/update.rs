@@ -136,10 +136,8 @@ pub fn update(
     };
     let work: Vec<Work> = parts
         .iter()
-        .enumerate()
-        .map(|(idx, part)| Work {
+        .map(|part| Work {
             part: part.clone(),
-            dropout_seed: objective.dropout.seed.wrapping_add(idx as u64),
             reference: match reference {
                 Some(Reference::Model(model)) => Some(Some(model.share())),
                 Some(Reference::WithoutAdapters) => Some(None),
@@ -256,7 +254,6 @@ fn parts(
 /// A micro-batch on its way to a thread.
 struct Work {
     part: Vec<Piece>,
-    dropout_seed: u64,
     /// Outside: whether there is one. Inside: the model, unless it is the policy without adapters.
     reference: Option<Option<CausalLm>>,
 }
@@ -297,8 +294,7 @@ fn backward(
         settings: &objective.settings.of_whole_step(),
         whole,
     };
-    let probability = objective.dropout.probability;
-    let dropping = (probability > 0.0).then(|| model.with_dropout(probability, work.dropout_seed));
+    let dropping = objective.dropout.on(model, &sequences(groups, &work.part));
     let model = dropping.as_ref().unwrap_or(model);
     let (logprobs, loss, sums) = if terms.is_linear() {
         backward_at_ratio_one(model, &terms, objective, compute)?
@@ -424,6 +420,18 @@ fn join(groups: &[Group], part: &[Piece], model: &CausalLm) -> GroupBatch {
         })
         .collect();
     GroupBatch::new(&joined, model.device())
+}
+
+/// A number for each prompt and completion of a micro-batch, in their order, and its length; the same in whatever micro-batch
+/// it is.
+fn sequences(groups: &[Group], part: &[Piece]) -> Vec<(u64, usize)> {
+    part.iter()
+        .flat_map(|piece| {
+            let (group, number) = (&groups[piece.group], (piece.group as u64) << 32);
+            let completion = move |&idx: &usize| (number + 1 + idx as u64, group.completions[idx].labels().len());
+            std::iter::once((number, group.prompt.len())).chain(piece.completions.iter().map(completion))
+        })
+        .collect()
 }
 
 fn completions<'a>(groups: &'a [Group], part: &'a [Piece]) -> impl Iterator<Item = &'a Completion> {

@@ -14,6 +14,7 @@ pub use self::flops::Flops;
 pub use self::head::{Head, LOGITS_BYTES};
 pub use self::memory::{fitting, memory_errors};
 use super::learner::Learner;
+use super::model::linear::token_keys;
 use super::{CausalLm, LmError};
 
 /// How gradients are computed: what memory it takes and how long. Changes a result by rounding only.
@@ -78,12 +79,24 @@ pub struct StepStats {
     pub num_label_tokens: usize,
 }
 
-/// What an adapter drops of its inputs in one step (`lora_dropout`); masks follow from the seed and the micro-batch.
+/// What an adapter drops of its inputs in one step (`lora_dropout`): each token of each sequence has masks of its own, which
+/// do not depend on the micro-batch that it is in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterDropout {
     /// In [0, 1).
     pub probability: f64,
     pub seed: u64,
+}
+
+impl AdapterDropout {
+    /// Returns the model as it drops inputs of sequences that lie one behind the other, each given by its number within the
+    /// step and its length in tokens; none where nothing is dropped.
+    pub fn on(&self, model: &CausalLm, sequences: &[(u64, usize)]) -> Option<CausalLm> {
+        (self.probability > 0.0).then(|| {
+            let keys = token_keys(self.seed, sequences, model.device());
+            model.with_dropout(self.probability, &keys)
+        })
+    }
 }
 
 /// Takes one step on the mean loss over all label tokens of `examples`.
@@ -106,8 +119,7 @@ pub fn supervised_step(
     supervised_step_with_dropout(learner, examples, compute, nothing, learning_rate)
 }
 
-/// Takes the step of [`supervised_step`] with adapters that drop some of their inputs. How the examples are cut then
-/// decides what is dropped, too.
+/// Takes the step of [`supervised_step`] with adapters that drop some of their inputs.
 ///
 /// # Errors
 /// As [`supervised_step`].
@@ -123,11 +135,10 @@ pub fn supervised_step_with_dropout(
         return Err(LmError::Torch("no token of the batch counts in the loss".to_owned()));
     }
     let runs = micro_batches(examples, |example| example.ids.len(), compute.micro_batch_tokens);
-    let runs: Vec<(usize, Vec<usize>)> = runs.into_iter().enumerate().collect();
-    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, (run_idx, run)| {
+    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
+        let sequences: Vec<(u64, usize)> = run.iter().map(|&idx| (idx as u64, examples[idx].ids.len())).collect();
+        let dropping = dropout.on(model, &sequences);
         let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
-        let seed = dropout.seed.wrapping_add(run_idx as u64);
-        let dropping = (dropout.probability > 0.0).then(|| model.with_dropout(dropout.probability, seed));
         let batch = Batch::new(&run, model.device());
         backward_cross_entropy(dropping.as_ref().unwrap_or(model), &batch, num_label_tokens, compute)
     })?;
