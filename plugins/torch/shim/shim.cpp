@@ -104,11 +104,14 @@ int volvelle_shim_scale(const Handle* list, int count, double factor) {
 // The backward pass from `root` with the gradient `grad`, down to the leaves.
 int volvelle_shim_backward(Handle root, Handle grad) { GUARDED(torch::autograd::backward({*root}, {*grad})); }
 
-// Adds left^T right to the gradient of `param`, which begins as that product if there is none.
+// Adds left^T right to the gradient of `param`, which begins as that product if there is none. It is kept in f32 where the
+// product is of another kind: sums over many products lose little then.
 int volvelle_shim_add_product_to_grad(Handle param, Handle left, Handle right) {
-  GUARDED(at::NoGradGuard no_grad; auto& grad = param->mutable_grad(); if (grad.defined()) {
-    grad.addmm_(left->t(), *right);
-  } else { grad = at::mm(left->t(), *right); });
+  GUARDED(at::NoGradGuard no_grad; auto& grad = param->mutable_grad();
+          if (grad.defined() && grad.scalar_type() == left->scalar_type()) { grad.addmm_(left->t(), *right); } else {
+            auto product = at::mm(left->t(), *right);
+            if (grad.defined()) { grad.add_(product); } else { grad = product.to(at::kFloat); }
+          });
 }
 
 // Takes the gradient away from `param`; null where there is none.

@@ -98,7 +98,8 @@ pub fn backward(root: &Tensor, grad: &Tensor) -> Result<(), LmError> {
     check(unsafe { volvelle_shim_backward(root.as_ptr().cast_mut(), grad.as_ptr().cast_mut()) })
 }
 
-/// Adds `left^T right` to the gradient of `param` `[M, N]`, for `left` `[K, M]` and `right` `[K, N]`.
+/// Adds `left^T right` to the gradient of `param` `[M, N]`, for `left` `[K, M]` and `right` `[K, N]`. The gradient begins
+/// in f32 if there is none.
 pub fn add_product_to_grad(param: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), LmError> {
     let [param, left, right] = [param, left, right].map(|tensor| tensor.as_ptr().cast_mut());
     // SAFETY: as in `backward`; the gradient belongs to this thread's `param`.
