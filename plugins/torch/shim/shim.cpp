@@ -8,11 +8,15 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/Context.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <string>
 #include <vector>
 
@@ -39,6 +43,38 @@ static std::vector<at::Tensor> tensors(const Handle* handles, int count) {
   for (int i = 0; i < count; i++) list.push_back(*handles[i]);
   return list;
 }
+
+// silu(gate) * up and, where there is an `a`, the product of that with a^T. Kept for the backward pass are gate and up alone;
+// what lies between is cheap to compute again.
+struct Swiglu : torch::autograd::Function<Swiglu> {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& gate,
+                                                const at::Tensor& up, const std::optional<at::Tensor>& a) {
+    context->save_for_backward({gate, up, a.value_or(at::Tensor())});
+    auto gated = at::silu(gate).mul_(up);
+    if (!a) return {gated};
+    return {gated, at::linear(gated.to(a->scalar_type()), *a)};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const auto &gate = saved[0], &up = saved[1], &a = saved[2];
+    auto silu = at::silu(gate);
+    auto grad = grads[0];
+    at::Tensor a_grad, gate_grad, up_grad;
+    if (a.defined()) {
+      const auto& low_grad = grads[1];
+      if (context->needs_input_grad(2)) a_grad = at::mm(low_grad.t(), silu.mul(up).to(a.scalar_type()));
+      grad = grad.add(at::mm(low_grad, a).to(grad.scalar_type()));
+    }
+    if (context->needs_input_grad(0)) {
+      gate_grad = grad.mul(up);
+      at::silu_backward_out(gate_grad, gate_grad, gate);
+    }
+    if (context->needs_input_grad(1)) up_grad = silu.mul_(grad);
+    return {gate_grad, up_grad, a_grad};
+  }
+};
 
 extern "C" {
 
@@ -68,11 +104,14 @@ int volvelle_shim_scale(const Handle* list, int count, double factor) {
 // The backward pass from `root` with the gradient `grad`, down to the leaves.
 int volvelle_shim_backward(Handle root, Handle grad) { GUARDED(torch::autograd::backward({*root}, {*grad})); }
 
-// Adds left^T right to the gradient of `param`, which begins as that product if there is none.
+// Adds left^T right to the gradient of `param`, which begins as that product if there is none. It is kept in f32 where the
+// product is of another kind: sums over many products lose little then.
 int volvelle_shim_add_product_to_grad(Handle param, Handle left, Handle right) {
-  GUARDED(at::NoGradGuard no_grad; auto& grad = param->mutable_grad(); if (grad.defined()) {
-    grad.addmm_(left->t(), *right);
-  } else { grad = at::mm(left->t(), *right); });
+  GUARDED(at::NoGradGuard no_grad; auto& grad = param->mutable_grad();
+          if (grad.defined() && grad.scalar_type() == left->scalar_type()) { grad.addmm_(left->t(), *right); } else {
+            auto product = at::mm(left->t(), *right);
+            if (grad.defined()) { grad.add_(product); } else { grad = product.to(at::kFloat); }
+          });
 }
 
 // Takes the gradient away from `param`; null where there is none.
@@ -96,5 +135,11 @@ int volvelle_shim_cuda_empty_cache() { GUARDED(at::getDeviceAllocator(at::kCUDA)
 // Whether products of f32 matrices on a GPU may round their inputs to TF32.
 int volvelle_shim_allow_tf32(bool allowed) {
   GUARDED(at::globalContext().setAllowTF32CuBLAS(allowed); at::globalContext().setAllowTF32CuDNN(allowed));
+}
+
+// See Swiglu; `a` may be null, and `low` stays null then.
+int volvelle_shim_swiglu(Handle gate, Handle up, Handle a, Handle* gated, Handle* low) {
+  GUARDED(auto outputs = Swiglu::apply(*gate, *up, a ? std::optional<at::Tensor>(*a) : std::nullopt); *gated = new at::Tensor(outputs[0]);
+          if (a) *low = new at::Tensor(outputs[1]));
 }
 }

@@ -32,6 +32,8 @@ enum Command {
     Bench(debug::bench::BenchArgs),
     /// Takes optimizer steps on one batch: lines {"input_ids": [...], "labels": [...]} -> a line for each step.
     TrainStep(debug::train_step::TrainStepArgs),
+    /// Compares answers: lines {"gold": "...", "pred": "..."} -> {"equal": true, "how": "..."}.
+    Verify(debug::verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => report(debug::generate::generate(&args)),
         Command::Bench(args) => report(debug::bench::bench(&args)),
         Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
+        Command::Verify(args) => report(debug::verify::verify(&args)),
     }
 }
 

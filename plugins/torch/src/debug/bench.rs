@@ -4,12 +4,14 @@
 //! `bench/lm` runs the same cases with transformers and TRL.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use tch::Kind;
+
+use super::ModelArgs;
 
 use crate::lm::generate::{Generator, Options, Prompt};
 use crate::lm::grpo::{
@@ -19,17 +21,13 @@ use crate::lm::learner::Learner;
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::sampler::Sampling;
 use crate::lm::train::{AdapterDropout, Compute, Example, supervised_step};
-use crate::lm::{self, CausalLm, Tokenizer, device};
+use crate::lm::{CausalLm, Tokenizer, device};
 
 /// `volvelle-torch bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// A Hugging Face model folder.
-    #[arg(long)]
-    model: PathBuf,
-    /// auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// What to measure.
     #[arg(long, value_enum, default_value = "generate")]
     task: Task,
@@ -109,20 +107,19 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 struct Bench<'a> {
     args: &'a BenchArgs,
     model: CausalLm,
-    tokenizer: Tokenizer,
+    /// What is computed in; where a model learns, its weights are f32 all the same.
+    kind: Kind,
     num_threads: usize,
 }
 
 impl<'a> Bench<'a> {
     fn open(args: &'a BenchArgs, num_threads: usize) -> Result<Self> {
+        let kind = args.model.kind()?;
+        let stored = if args.task == Task::Generate { kind } else { Kind::Float };
         Ok(Self {
             args,
-            model: lm::load(
-                &args.model,
-                device::parse(&args.device).map_err(anyhow::Error::msg)?,
-                tch::Kind::Float,
-            )?,
-            tokenizer: Tokenizer::load(&args.model)?,
+            model: args.model.load(stored)?.0,
+            kind,
             num_threads,
         })
     }
@@ -130,9 +127,9 @@ impl<'a> Bench<'a> {
     fn headline(&self, load_seconds: f64) -> String {
         format!(
             "{}: {:.1} M parameters, {:?}, {:?}, {} threads; loaded in {load_seconds:.2} s",
-            self.args.model.display(),
+            self.args.model.model.display(),
             self.model.num_parameters() as f64 / 1e6,
-            self.model.kind(),
+            self.kind,
             self.model.device(),
             self.num_threads
         )
@@ -170,7 +167,7 @@ impl<'a> Bench<'a> {
         let options = self.options(batch_size, sampling);
         let mut output_ids = Vec::new();
         let times = self.time(|| {
-            output_ids = self.complete(&prompts, &options)?.concat();
+            output_ids = self.complete(&self.model, &prompts, &options)?.concat();
             Ok(())
         })?;
         Ok(Measured {
@@ -189,7 +186,7 @@ impl<'a> Bench<'a> {
             })
             .collect();
         let examples: Vec<&Example> = examples.iter().collect();
-        let mut learner = Learner::new(&self.model, settings(0.01), self.num_threads);
+        let mut learner = Learner::computing_in(self.kind, &self.model, settings(0.01), self.num_threads);
         let mut loss = 0.0;
         let times = self.time(|| {
             loss = supervised_step(
@@ -225,10 +222,10 @@ impl<'a> Bench<'a> {
             .map(|row| prompt(row, &seeds, args.max_new_tokens))
             .collect();
         let options = self.options(batch_size, Sampling::PLAIN);
-        let mut learner = Learner::new(&self.model, settings(0.0), self.num_threads);
+        let mut learner = Learner::computing_in(self.kind, &self.model, settings(0.0), self.num_threads);
         let compute = Compute::new(args.micro_batch_tokens);
         let times = self.time(|| {
-            let completions = self.complete(&prompts, &options)?;
+            let completions = self.complete(learner.model(), &prompts, &options)?;
             let rewards: Vec<Vec<f64>> = completions
                 .iter()
                 .map(|list| list.iter().map(|ids| reward(ids)).collect())
@@ -264,10 +261,10 @@ impl<'a> Bench<'a> {
     }
 
     /// The completions of all prompts. Each call has a cache of its own: no prompt is known from the one before.
-    fn complete(&self, prompts: &[Prompt<'_>], options: &Options) -> Result<Vec<Vec<Vec<i64>>>> {
+    fn complete(&self, model: &CausalLm, prompts: &[Prompt<'_>], options: &Options) -> Result<Vec<Vec<Vec<i64>>>> {
         let mut lists = vec![Vec::new(); prompts.len()];
-        let mut generator = Generator::new(&self.model, self.num_threads, options.cache_memory)?;
-        generator.run(&self.tokenizer, prompts, options, &mut |progress| {
+        let mut generator = Generator::new(model, self.num_threads, options.cache_memory)?;
+        generator.run(None::<&Tokenizer>, prompts, options, &mut |progress| {
             for (idx, completions) in progress.finished {
                 lists[idx] = completions.into_iter().map(|completion| completion.ids).collect();
             }

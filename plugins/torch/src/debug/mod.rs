@@ -5,6 +5,7 @@ pub mod chat;
 pub mod generate;
 pub mod score;
 pub mod train_step;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -29,6 +29,8 @@ struct Params {
     top_p: f64,
     /// In tokens; a longer sample is truncated and counts as wrong.
     max_completion_length: usize,
+    /// Computes a model of ours in bf16; an endpoint computes in what it is served in.
+    bf16: bool,
     /// Rows generated at once.
     generation_batch_size: usize,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -56,6 +58,7 @@ pub fn run(job: &Job) -> Result<()> {
     saver.resume(|_, _, _| Ok(()));
     let means = Means {
         device,
+        bf16: params.bf16,
         num_threads: saver.num_threads(),
         generation_batch_size: params.generation_batch_size,
         limits: job.params::<Limits>()?,

@@ -21,6 +21,7 @@ mod training;
 
 use anyhow::{Result, bail};
 
+use crate::lm::train::memory_errors;
 use crate::policy;
 use crate::worker::Job;
 
@@ -29,6 +30,11 @@ use crate::worker::Job;
 /// # Errors
 /// The kind is unknown, or fails.
 pub fn run(job: &Job) -> Result<()> {
+    // Where a kind can go on with less it does so itself; what arrives here must not be taken for a bug.
+    memory_errors(|| run_kind(job))
+}
+
+fn run_kind(job: &Job) -> Result<()> {
     match job.kind() {
         "data.countdown" => data_countdown::run(job),
         "data.jsonl" => data_jsonl::run(job),

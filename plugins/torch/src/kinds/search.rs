@@ -45,6 +45,8 @@ struct Params {
     max_step_length: usize,
     /// Tokens of one rollout.
     max_completion_length: usize,
+    /// Computes a model of ours in bf16; an endpoint computes in what it is served in.
+    bf16: bool,
     /// Rows generated at once.
     generation_batch_size: usize,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -81,6 +83,7 @@ pub fn run(job: &Job) -> Result<()> {
     let num_calls = Cell::new(num_calls.unwrap_or(0));
     let means = Means {
         device,
+        bf16: params.bf16,
         num_threads: saver.num_threads(),
         generation_batch_size: params.generation_batch_size,
         limits: job.params::<Limits>()?,

@@ -33,7 +33,8 @@ pub fn run(job: &Job) -> Result<()> {
     let model_dir = job.input("model")?;
     let device = training.device(job)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
-    let (model, adapter) = lora.begin(lm::load(&model_dir, device, tch::Kind::Float)?, training.seed)?;
+    let base = lm::load(&model_dir, device, lora.base_kind(&model_dir, training.bf16)?)?;
+    let (model, adapter) = lora.begin(base, training.seed)?;
     let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
     let examples = examples(job, &tokenizer, &chats, &params)?;
     let lora_dropout = adapter.as_ref().map_or(0.0, |config| config.lora_dropout);
@@ -93,23 +94,19 @@ fn encode(tokenizer: &Tokenizer, chat: &Chat, params: &Params) -> Result<Example
         .iter()
         .map(serde_json::to_value)
         .collect::<Result<_, _>>()?;
-    let (ids, mut labels) = if params.assistant_only_loss {
-        let (ids, is_assistant) = tokenizer.encode_chat(&messages, &ChatOptions::generation_prompt(false))?;
-        let labels = ids
-            .iter()
-            .zip(is_assistant)
-            .map(|(&id, counts)| if counts { id } else { IGNORE })
-            .collect();
-        (ids, labels)
-    } else {
-        let ids = tokenizer.encode(&tokenizer.render_chat(&chat.messages, false)?, false)?;
-        (ids.clone(), ids)
+    let options = ChatOptions::generation_prompt(false);
+    let ids = tokenizer.encode(&tokenizer.render_conversation(&messages, &options)?, false)?;
+    let mut labels = ids.clone();
+    let mut keep = |mask: Vec<bool>| {
+        for (label, _) in labels.iter_mut().zip(mask).filter(|(_, counts)| !counts) {
+            *label = IGNORE;
+        }
     };
+    if params.assistant_only_loss {
+        keep(tokenizer.encode_chat(&messages, &options)?.1);
+    }
     if params.completion_only_loss {
-        let prompt = &chat.messages[..chat.messages.len().saturating_sub(1)];
-        let prompt_len = tokenizer.encode(&tokenizer.render_chat(prompt, true)?, false)?.len();
-        let prompt_len = prompt_len.min(labels.len());
-        labels[..prompt_len].fill(IGNORE);
+        keep(tokenizer.encode_completion(&messages, &options)?.1);
     }
     Ok(Example { ids, labels })
 }

@@ -14,6 +14,12 @@ use crate::lm::learner::Learner;
 use crate::lm::learner_state;
 use crate::worker::Job;
 
+/// A value of the rows of steps that changed nothing because their gradient was not finite.
+const SKIPPED: &str = "skipped";
+
+/// Steps in a row with such a gradient that end a run.
+const MAX_SKIPPED: usize = 5;
+
 /// The state of a training run.
 pub struct TrainState {
     pub learner: Learner,
@@ -82,6 +88,37 @@ impl TrainState {
             metrics,
             ..self
         })
+    }
+
+    /// Notes the row of a step. One whose gradient is not finite changed nothing (the optimizer skips it), which the row
+    /// tells as [`SKIPPED`].
+    ///
+    /// # Errors
+    /// That is so for the last [`MAX_SKIPPED`] steps: the run is broken.
+    pub fn push(&mut self, job: &Job, mut line: MetricsLine) -> Result<()> {
+        let grad_norm = line.values.get("grad_norm").copied().unwrap_or(0.0);
+        // JSON has no other numbers.
+        line.values.retain(|_, value| value.is_finite());
+        if grad_norm.is_finite() {
+            self.metrics.push(line);
+            return Ok(());
+        }
+        let step = line.step;
+        line.values.insert(SKIPPED.to_owned(), 1.0);
+        self.metrics.push(line);
+        // From the rows, so that an attempt that goes on counts as one that was never stopped.
+        let is_skipped = |line: &&MetricsLine| line.values.contains_key(SKIPPED);
+        let num_skipped = self.metrics.iter().rev().take_while(is_skipped).count();
+        ensure!(
+            num_skipped < MAX_SKIPPED,
+            "the gradient norm is {grad_norm}, as in the {} steps before; lower the learning rate or max_grad_norm",
+            MAX_SKIPPED - 1
+        );
+        job.warning(&format!(
+            "the gradient norm of step {step} is {grad_norm}, so its update is skipped; after {MAX_SKIPPED} such steps in a \
+             row the stage fails"
+        ));
+        Ok(())
     }
 
     /// Reports the newest row, or those of its values that `is_reported` picks.

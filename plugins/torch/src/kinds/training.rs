@@ -16,7 +16,7 @@ use crate::lm::learner::Learner;
 use crate::lm::lora::{self, AdapterConfig};
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
-use crate::lm::train::{AdapterDropout, Compute, Example, fitting, supervised_step_with_dropout};
+use crate::lm::train::{AdapterDropout, Compute, Example, fitting, largest_joint, supervised_step_with_dropout};
 use crate::lm::{self, CausalLm, LmError, device};
 use crate::random;
 use crate::worker::Job;
@@ -170,7 +170,8 @@ pub fn train_supervised(
         };
         let done = fitting(
             &mut compute.micro_batch_tokens,
-            &lengths,
+            lengths.iter().copied().max().unwrap_or(0),
+            |tokens| largest_joint(&lengths, tokens),
             |tokens| warn_of_memory(job, tokens),
             |micro_batch_tokens| {
                 let compute = Compute {
@@ -185,16 +186,17 @@ pub fn train_supervised(
             done => done.with_context(|| format!("step {}", step_idx + 1))?,
         };
         let step = step_idx + 1;
-        state.metrics.push(MetricsLine {
+        let values = [
+            ("loss", stats.loss),
+            ("grad_norm", stats.grad_norm),
+            ("learning_rate", learning_rate),
+            ("num_tokens", stats.num_label_tokens as f64),
+        ];
+        let line = MetricsLine {
             step,
-            values: [
-                ("loss".to_owned(), stats.loss),
-                ("grad_norm".to_owned(), stats.grad_norm),
-                ("learning_rate".to_owned(), learning_rate),
-                ("num_tokens".to_owned(), stats.num_label_tokens as f64),
-            ]
-            .into(),
-        });
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+        };
+        state.push(job, line).with_context(|| format!("step {step}"))?;
         job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
         state.report(job, |_| true);
         meter.step_done(step, &lengths);

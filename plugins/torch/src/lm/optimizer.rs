@@ -72,16 +72,16 @@ impl AdamW {
 
     /// Clips the gradients (in place), takes one step, and returns their norm before clipping.
     ///
+    /// Where that norm is not finite nothing changes: such a step would make all weights no numbers.
+    ///
     /// # Errors
-    /// libtorch refuses, or a gradient is not finite: the parameters are then as before.
+    /// libtorch refuses.
     pub fn step(&mut self, grads: &[Tensor], learning_rate: f64) -> Result<f64, LmError> {
         let _no_grad = tch::no_grad_guard();
         let all: Vec<&Tensor> = grads.iter().collect();
         let norm = shim::global_norm(&all)?;
         if !norm.is_finite() {
-            return Err(LmError::Torch(format!(
-                "the gradient norm is {norm}; lower the learning rate"
-            )));
+            return Ok(norm);
         }
         let limit = self.settings.max_grad_norm;
         if limit > 0.0 {
@@ -121,5 +121,38 @@ impl AdamW {
             epsilon: self.settings.epsilon,
         };
         shim::adamw(&params, &grads, &exp_avgs, &exp_avg_sqs, &steps, step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_gradient_that_is_no_number_changes_nothing() {
+        let settings = AdamwSettings {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            decay: Decay::All,
+            max_grad_norm: 1.0,
+        };
+        let weight = Tensor::ones([3], (Kind::Float, Device::Cpu));
+        let mut optimizer = AdamW::new(&[weight.shallow_clone()], settings);
+        let gradient = |values: [f32; 3]| [Tensor::from_slice(&values)];
+        optimizer.step(&gradient([1.0, 2.0, 3.0]), 0.1).unwrap();
+        let state = |optimizer: &AdamW| {
+            let all = optimizer.state().into_iter().flat_map(|(_, tensors)| tensors);
+            all.map(|tensor| tensor.detach().copy()).collect::<Vec<_>>()
+        };
+        let before = state(&optimizer);
+        for broken in [f32::NAN, f32::INFINITY] {
+            let norm = optimizer.step(&gradient([1.0, broken, 3.0]), 0.1).unwrap();
+            assert!(!norm.is_finite());
+            assert_eq!(state(&optimizer), before);
+        }
     }
 }

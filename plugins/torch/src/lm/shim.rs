@@ -28,6 +28,7 @@ unsafe extern "C" {
     fn volvelle_shim_backward(root: Handle, grad: Handle) -> c_int;
     fn volvelle_shim_add_product_to_grad(param: Handle, left: Handle, right: Handle) -> c_int;
     fn volvelle_shim_take_grad(param: Handle, grad: *mut Handle) -> c_int;
+    fn volvelle_shim_swiglu(gate: Handle, up: Handle, a: Handle, gated: *mut Handle, low: *mut Handle) -> c_int;
     fn volvelle_shim_cuda_memory(index: c_int, allocated: *mut i64, peak: *mut i64) -> c_int;
     fn volvelle_shim_cuda_reset_peak(index: c_int) -> c_int;
     fn volvelle_shim_cuda_empty_cache() -> c_int;
@@ -97,7 +98,8 @@ pub fn backward(root: &Tensor, grad: &Tensor) -> Result<(), LmError> {
     check(unsafe { volvelle_shim_backward(root.as_ptr().cast_mut(), grad.as_ptr().cast_mut()) })
 }
 
-/// Adds `left^T right` to the gradient of `param` `[M, N]`, for `left` `[K, M]` and `right` `[K, N]`.
+/// Adds `left^T right` to the gradient of `param` `[M, N]`, for `left` `[K, M]` and `right` `[K, N]`. The gradient begins
+/// in f32 if there is none.
 pub fn add_product_to_grad(param: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), LmError> {
     let [param, left, right] = [param, left, right].map(|tensor| tensor.as_ptr().cast_mut());
     // SAFETY: as in `backward`; the gradient belongs to this thread's `param`.
@@ -111,6 +113,19 @@ pub fn take_grad(param: &Tensor) -> Result<Option<Tensor>, LmError> {
     check(unsafe { volvelle_shim_take_grad(param.as_ptr().cast_mut(), &raw mut grad) })?;
     // SAFETY: a tensor of its own on the heap, which nobody else frees.
     Ok((!grad.is_null()).then(|| unsafe { Tensor::from_ptr(grad) }))
+}
+
+/// Returns `silu(gate) * up` `[N, I]`, and its product with `a^T`, `[N, r]`, where there is an `a` `[r, I]`; in the kind of
+/// `a`. A graph keeps `gate` and `up` alone, and computes the rest again.
+pub fn swiglu(gate: &Tensor, up: &Tensor, a: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>), LmError> {
+    let (mut gated, mut low): (Handle, Handle) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let [gate, up] = [gate, up].map(|tensor| tensor.as_ptr().cast_mut());
+    let a = a.map_or(std::ptr::null_mut(), |a| a.as_ptr().cast_mut());
+    // SAFETY: as in `backward`; both results outlive the call.
+    check(unsafe { volvelle_shim_swiglu(gate, up, a, &raw mut gated, &raw mut low) })?;
+    // SAFETY: tensors of their own on the heap, which nobody else frees.
+    let owned = |handle: Handle| unsafe { Tensor::from_ptr(handle) };
+    Ok((owned(gated), (!low.is_null()).then(|| owned(low))))
 }
 
 /// Returns the bytes that tensors take on a GPU, and took at most since [`cuda_reset_peak`].

@@ -182,14 +182,43 @@ impl Tokenizer {
         options: &ChatOptions,
     ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
         let (text, turns) = self.chat_template()?.render_with_turns(&as_json(messages)?, options)?;
+        self.encode_marked(&text, |start, end| {
+            turns.iter().any(|turn| start < turn.end && turn.start < end)
+        })
+    }
+
+    /// Returns the token ids of a conversation, and for each whether it is of the last message: the completion, where the
+    /// messages before it are the prompt. A token that lies across the border counts as the completion's.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render_chat`] and [`Tokenizer::encode`], or the template does not tell where the completion begins.
+    pub fn encode_completion(
+        &self,
+        messages: &[impl Serialize],
+        options: &ChatOptions,
+    ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
+        let (text, border) = self
+            .chat_template()?
+            .render_with_completion(&as_json(messages)?, options)?;
+        self.encode_marked(&text, |_, end| end > border)
+    }
+
+    /// Returns the token ids of a text, and for each whether what it stands for, from byte to byte, is marked.
+    fn encode_marked(
+        &self,
+        text: &str,
+        is_marked: impl Fn(usize, usize) -> bool,
+    ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
         // The template writes the special tokens itself.
         let encoding = self
             .inner
-            .encode(text.as_str(), false)
-            .map_err(|error| cannot_encode(&text, &error))?;
-        let is_assistant =
-            |&(start, end): &(usize, usize)| turns.iter().any(|turn| start < turn.end && turn.start < end);
-        let mask = encoding.get_offsets().iter().map(is_assistant).collect();
+            .encode(text, false)
+            .map_err(|error| cannot_encode(text, &error))?;
+        let mask = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, end)| is_marked(start, end))
+            .collect();
         Ok((encoding.get_ids().iter().map(|&id| i64::from(id)).collect(), mask))
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use tch::Kind;
 
 use super::{Completion, Follower, Means, Options, Policy, Request};
 use crate::lm::generate::{self, Generator};
@@ -22,7 +23,8 @@ impl LocalPolicy {
     /// # Errors
     /// It is not one, or a model that can't be computed.
     pub fn open(dir: &Path, means: &Means) -> Result<Self> {
-        let model = lm::load(dir, means.device, tch::Kind::Float)?;
+        let kind = if means.bf16 { Kind::BFloat16 } else { Kind::Float };
+        let model = lm::load(dir, means.device, kind)?;
         Ok(Self {
             generator: Generator::new(&model, means.num_threads, None)?,
             tokenizer: Tokenizer::load(dir)?,
@@ -195,6 +197,7 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/smollm-tied");
         let means = Means {
             device: Device::Cpu,
+            bf16: false,
             num_threads: 1,
             generation_batch_size: 8,
             limits: Limits {

@@ -100,6 +100,8 @@ pub trait Policy {
 #[derive(Debug, Clone)]
 pub struct Means {
     pub device: Device,
+    /// Whether a local model is loaded and computed in bfloat16 instead of float32.
+    pub bf16: bool,
     pub num_threads: usize,
     /// Completions of a local model that grow at once.
     pub generation_batch_size: usize,

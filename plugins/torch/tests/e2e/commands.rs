@@ -34,7 +34,7 @@ pub fn volvelle_torch(command: &str, model: &Path, options: &[&str], lines: &[Va
     child.wait_with_output().expect("the program ends")
 }
 
-fn command_on(command: &str, model: &Path, options: &[&str]) -> Command {
+pub fn command_on(command: &str, model: &Path, options: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_volvelle-torch"));
     program
         .args([command, "--device", "cpu", "--model"])

@@ -486,6 +486,123 @@ fn a_second_pass_over_rollouts_uses_the_policy_that_sampled_them() {
     );
 }
 
+/// Completions without an advantage have no gradient, but their tokens are divided by (TRL's `_compute_loss`).
+#[test]
+fn a_step_does_not_depend_on_how_it_is_cut_nor_on_what_is_left_out_of_the_computation() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let mut fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    fixed.advantages[0] = 0.0;
+    fixed.advantages[5] = 0.0;
+    for name in ["grpo", "bnpo", "dr_grpo", "dapo"] {
+        let objective = Objective {
+            temperature: 1.0,
+            settings: LossSettings {
+                loss_type: from_json(&Value::from(name)),
+                ..settings(&golden.json["runs"]["dr_grpo"], &golden.json)
+            },
+            dropout: NO_DROPOUT,
+        };
+        let model = load("smollm-tied", Kind::Float).trainable_alias();
+        let logprobs = fixed.logprobs(&model);
+        let rollouts = Rollouts {
+            logprobs: &logprobs,
+            old_logprobs: &logprobs.detach(),
+            ref_logprobs: None,
+            advantages: &Tensor::from_slice(&fixed.advantages).to_kind(Kind::Float),
+            mask: &fixed.mask,
+        };
+        let (whole, _) = loss(&rollouts, &objective.settings, fixed.whole());
+        whole.backward();
+        let parameters = model.named_parameters();
+        let squares = parameters
+            .iter()
+            .map(|(_, tensor)| tensor.grad().square().sum(Kind::Double));
+        let norm = squares.map(|square| square.double_value(&[])).sum::<f64>().sqrt();
+        for tokens in [1, 40, usize::MAX] {
+            let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 1);
+            let compute = Compute::new(tokens);
+            let done = update(&mut learner, &objective, None, &mut fixed.groups(true), &compute, 1e-4).expect("a step");
+            assert!(
+                (done.grad_norm - norm).abs() <= 1e-4 * norm && (done.loss - whole.double_value(&[])).abs() <= 1e-5,
+                "{name} with {tokens} tokens at once: {done:?}, expected the norm {norm} of {whole:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_adapters_drop_does_not_depend_on_how_a_step_is_cut() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    let run = |compute: &Compute, dropout| {
+        let params = LoraParams {
+            use_peft: true,
+            lora_r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            lora_target_modules: Some(vec!["all-linear".to_owned()]),
+            use_rslora: false,
+        };
+        let model = params.begin(load("smollm-tied", Kind::Float), 3).expect("an adapter").0;
+        let objective = Objective {
+            temperature: 1.0,
+            settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
+            dropout,
+        };
+        let mut learner = Learner::new(&model, SETTINGS, 2);
+        let mut groups = fixed.groups(true);
+        let mut step = || {
+            update(&mut learner, &objective, None, &mut groups, compute, 1e-2)
+                .expect("a step")
+                .grad_norm
+        };
+        // B is 0 before the first.
+        [step(), step()]
+    };
+    let dropout = |seed| AdapterDropout { probability: 0.3, seed };
+    let whole = run(&Compute::new(usize::MAX), dropout(1));
+    let in_segments = Compute {
+        gradient_checkpointing: true,
+        ..Compute::new(1)
+    };
+    for compute in [Compute::new(1), Compute::new(60), in_segments] {
+        let cut = run(&compute, dropout(1));
+        for (whole, cut) in whole.iter().zip(cut) {
+            assert!(
+                (whole - cut).abs() <= 1e-4 * whole,
+                "{compute:?}: {cut}, expected {whole}"
+            );
+        }
+    }
+    for other in [dropout(2), NO_DROPOUT] {
+        let other = run(&Compute::new(usize::MAX), other);
+        assert!((whole[0] - other[0]).abs() > 1e-3 * whole[0], "{whole:?} {other:?}");
+    }
+}
+
+#[test]
+fn a_step_without_an_advantage_still_moves_by_momentum_and_decay() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+    let objective = Objective {
+        temperature: 1.0,
+        settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
+        dropout: NO_DROPOUT,
+    };
+    let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 2);
+    let compute = Compute::new(64);
+    update(&mut learner, &objective, None, &mut fixed.groups(true), &compute, 2e-4).expect("a step");
+    let key = "model.norm.weight";
+    let before = parameter(learner.model(), key).detach().copy();
+    let mut flat = fixed.groups(true);
+    for completion in flat.iter_mut().flat_map(|group| &mut group.completions) {
+        completion.advantage = 0.0;
+    }
+    let done = update(&mut learner, &objective, None, &mut flat, &compute, 2e-4).expect("a step");
+    assert_eq!((done.loss, done.grad_norm), (0.0, 0.0));
+    assert!(max_difference(key, &parameter(learner.model(), key), &before) > 1e-5);
+}
+
 #[test]
 fn the_reference_of_an_adapter_is_its_model_without_it() {
     let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");

@@ -3,6 +3,7 @@
 //! One binary, because each one links libtorch. The references in `../fixtures` were made with transformers and TRL;
 //! their README files say how, and what tolerance each value has.
 
+mod bench;
 mod commands;
 mod endpoint;
 mod fixtures;
@@ -16,3 +17,4 @@ mod reference;
 mod resume;
 mod sft_reference;
 mod training;
+mod verify_reference;

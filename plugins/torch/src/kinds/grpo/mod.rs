@@ -97,7 +97,8 @@ pub fn run(job: &Job) -> Result<()> {
             params.num_generations
         );
     }
-    let (model, adapter) = lora.begin(lm::load(&model_dir, device, Kind::Float)?, training.seed)?;
+    let base = lm::load(&model_dir, device, lora.base_kind(&model_dir, training.bf16)?)?;
+    let (model, adapter) = lora.begin(base, training.seed)?;
     let reference_kind = if training.bf16 { Kind::BFloat16 } else { Kind::Float };
     let policy = Policy {
         // Without its adapter the policy is the starting model, which needs no copy then.

@@ -14,7 +14,7 @@ use crate::kinds::saver::{Saver, is_stop};
 use crate::kinds::train_state::TrainState;
 use crate::kinds::training::{Order, TrainingParams, warn_of_memory};
 use crate::lm::generate::Options;
-use crate::lm::grpo::{Group, Objective, Reference, Update, score_old, update};
+use crate::lm::grpo::{Group, Objective, Reference, Update, largest_joint, score_old, update};
 use crate::lm::learner::Learner;
 use crate::lm::sampler::Sampling;
 use crate::lm::train::{AdapterDropout, Compute, fitting};
@@ -120,7 +120,8 @@ impl Trainer<'_> {
                     line.values["reward"], line.values["completion_length"]
                 ),
             );
-            state.training.metrics.push(line);
+            let pushed = state.training.push(self.job, line);
+            pushed.with_context(|| format!("step {}", step_idx + 1))?;
             state.training.report(self.job, |_| true);
             saver.step_done(step_idx + 1, num_steps, |folder| state.write(folder))?;
         }
@@ -144,21 +145,10 @@ impl Trainer<'_> {
         learning_rate: f64,
     ) -> Result<MetricsLine> {
         let place = step_idx % self.params.steps_per_round();
-        if place == 0 {
-            let order = &mut state.training.order;
-            let prompts: Vec<&Problem> = (0..self.prompts_per_round())
-                .map(|_| &self.problems[order.next()])
-                .collect();
-            let learner = &state.training.learner;
-            let rollouts = self.roll_out(learner.model(), &prompts, step_idx, saver)?;
-            let mut round = Round::new(&self.tokenizer, rollouts, &self.params)?;
-            // The first step learns from its own at once; those of later ones must be known before it changes the policy.
-            if let Some(later) = round.groups.get_mut(self.params.prompts_per_step..) {
-                let compute = self.compute(state.micro_batch_tokens);
-                score_old(learner.model(), &self.objective(step_idx), later, &compute)?;
-            }
-            state.round = round;
-        }
+        let mut fresh = match place {
+            0 => Some(self.begin_round(state, saver, step_idx)?),
+            _ => None,
+        };
         let slice_idx = place % self.params.steps_per_generation;
         let slice = slice_idx * self.params.prompts_per_step..(slice_idx + 1) * self.params.prompts_per_step;
         let State {
@@ -166,7 +156,7 @@ impl Trainer<'_> {
             round,
             micro_batch_tokens,
         } = state;
-        let groups = &mut round.groups[slice.clone()];
+        let groups = &mut fresh.as_mut().unwrap_or(round).groups[slice.clone()];
         let update = self.update(
             &mut training.learner,
             groups,
@@ -174,6 +164,10 @@ impl Trainer<'_> {
             step_idx,
             learning_rate,
         )?;
+        // Not before: what is saved when an update is given up is the state before it, which knows no new rollouts.
+        if let Some(fresh) = fresh {
+            *round = fresh;
+        }
         if place + 1 == self.params.steps_per_round() {
             round.groups.clear();
         }
@@ -184,6 +178,27 @@ impl Trainer<'_> {
             &update,
             learning_rate,
         ))
+    }
+
+    /// Rolls out and judges what the steps of a round learn from.
+    fn begin_round(&self, state: &mut State, saver: &mut Saver<'_>, step_idx: usize) -> Result<Round> {
+        let order = &mut state.training.order;
+        let prompts: Vec<&Problem> = (0..self.prompts_per_round())
+            .map(|_| &self.problems[order.next()])
+            .collect();
+        let learner = &state.training.learner;
+        let rollouts = self.roll_out(learner.model(), &prompts, step_idx, saver)?;
+        let mut round = Round::new(&self.tokenizer, rollouts, &self.params)?;
+        self.job
+            .progress(step_idx, self.training.max_steps, "step", "learns from its rollouts");
+        // The first step learns from its own at once; those of later ones must be known before it changes the policy.
+        if let Some(later) = round.groups.get_mut(self.params.prompts_per_step..) {
+            let objective = self.objective(step_idx);
+            self.fitting(later, &objective, &mut state.micro_batch_tokens, |groups, compute| {
+                score_old(learner.model(), &objective, groups, compute)
+            })?;
+        }
+        Ok(round)
     }
 
     fn roll_out(
@@ -231,24 +246,33 @@ impl Trainer<'_> {
         step_idx: usize,
         learning_rate: f64,
     ) -> Result<Update, LmError> {
-        let lengths: Vec<usize> = groups
-            .iter()
-            .flat_map(|group| group.completions.iter().map(|it| group.prompt.len() + it.ids.len()))
-            .collect();
+        let objective = self.objective(step_idx);
+        self.fitting(groups, &objective, micro_batch_tokens, |groups, compute| {
+            update(learner, &objective, self.reference(), groups, compute, learning_rate)
+        })
+    }
+
+    /// Does `work` on groups with as many tokens at once as fit into memory.
+    fn fitting<R>(
+        &self,
+        groups: &mut [Group],
+        objective: &Objective,
+        micro_batch_tokens: &mut usize,
+        mut work: impl FnMut(&mut [Group], &Compute) -> Result<R, LmError>,
+    ) -> Result<R, LmError> {
+        let length = |group: &Group| {
+            let completions = group.completions.iter().map(|it| it.ids.len());
+            group.prompt.len() + completions.max().unwrap_or(0)
+        };
+        let longest = groups.iter().map(length).max().unwrap_or(0);
+        // A failed attempt may have noted log-probabilities, but cuts nothing and adds nothing.
+        let cut = groups.to_vec();
         fitting(
             micro_batch_tokens,
-            &lengths,
+            longest,
+            |tokens| largest_joint(&cut, objective, tokens),
             |tokens| warn_of_memory(self.job, tokens),
-            |micro_batch_tokens| {
-                update(
-                    learner,
-                    &self.objective(step_idx),
-                    self.reference(),
-                    groups,
-                    &self.compute(micro_batch_tokens),
-                    learning_rate,
-                )
-            },
+            |tokens| work(groups, &self.compute(tokens)),
         )
     }
 

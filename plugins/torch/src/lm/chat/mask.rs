@@ -33,6 +33,40 @@ impl ChatTemplate {
         Ok((text, turns))
     }
 
+    /// Returns the text of a conversation and where its last message begins in it: behind all that the prompt for it, with
+    /// the generation prompt, has in common with it. What a generation prompt writes and the answer then lacks, as an opened
+    /// block of thoughts that is not kept, hides nothing of the answer.
+    ///
+    /// # Errors
+    /// The template refuses the messages, or writes earlier messages in another way once the last follows, so that it has
+    /// no place in the text.
+    pub fn render_with_completion(&self, messages: &[Json], options: &ChatOptions) -> Result<(String, usize), LmError> {
+        let text = self.render(messages, options)?.text;
+        let before = &messages[..messages.len().saturating_sub(1)];
+        if before.is_empty() {
+            // There is no prompt to render.
+            return Ok((text, 0));
+        }
+        let prompt = |add_generation_prompt| {
+            let options = ChatOptions {
+                add_generation_prompt,
+                ..options.clone()
+            };
+            self.render(before, &options).map(|rendered| rendered.text)
+        };
+        if !text.starts_with(&prompt(false)?) {
+            return Err(LmError::Template(format!(
+                "message {} can't be told from those before it, which are not how the whole conversation begins",
+                messages.len()
+            )));
+        }
+        let prompt = prompt(true)?;
+        let mut of_prompt = prompt.chars();
+        let start = text.char_indices().find(|&(_, own)| of_prompt.next() != Some(own));
+        let start = start.map_or(text.len(), |(at, _)| at);
+        Ok((text, start))
+    }
+
     /// The range of message `idx` in the text of the whole conversation.
     fn turn(&self, messages: &[Json], idx: usize, options: &ChatOptions, text: &str) -> Result<Range<usize>, LmError> {
         let moved = |what: &str| {

@@ -211,3 +211,35 @@ fn a_pipe_is_no_template_and_no_settings() {
         );
     }
 }
+
+#[test]
+fn a_completion_is_what_its_prompt_does_not_have() {
+    let completion = |text: &str, messages: &Json| {
+        let messages = messages.as_array().cloned().unwrap_or_default();
+        let options = ChatOptions::generation_prompt(false);
+        let (text, start) = template(text)
+            .and_then(|template| template.render_with_completion(&messages, &options))
+            .map_err(|error| error.to_string())?;
+        Ok::<_, String>(text[start..].to_owned())
+    };
+    let messages = json!([
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "dé"},
+    ]);
+    let turn = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}";
+    for (prompt, expected) in [
+        ("<assistant>", "dé</>"),
+        // Thoughts that the prompt opens and a finished answer lacks must not hide its first letters.
+        ("<assistant><think>\n", "dé</>"),
+        ("<assistant>d\u{e8}", "é</>"),
+        ("", "<assistant>dé</>"),
+    ] {
+        let text = format!("{turn}{{% if add_generation_prompt %}}{prompt}{{% endif %}}");
+        assert_eq!(completion(&text, &messages), Ok(expected.to_owned()), "{prompt}");
+    }
+    assert_eq!(completion(turn, &json!([messages[0]])), Ok("<user>a</>".to_owned()));
+    let forgetful =
+        "{% for m in messages %}<{{ m.role }}>{% if loop.last %}aloud {% endif %}{{ m.content }}</>{% endfor %}";
+    let error = completion(forgetful, &messages).expect_err("it has no place");
+    assert!(error.contains("message 4"), "{error}");
+}

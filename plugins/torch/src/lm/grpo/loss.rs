@@ -11,7 +11,8 @@ use tch::{Kind, Tensor};
 pub enum LossType {
     /// Mean over the tokens of each rollout, then over rollouts (DeepSeekMath, arXiv:2402.03300).
     Grpo,
-    /// Mean over the tokens of the micro-batch.
+    /// Mean over the tokens of what one call of [`loss`] sees: TRL's batch of a device. In an [`update`](super::update) that
+    /// is the whole step, because its micro-batches are cut for memory alone.
     Bnpo,
     /// Sum over tokens divided by rollouts times the length cap (Dr. GRPO, arXiv:2503.20783).
     DrGrpo,
@@ -88,6 +89,20 @@ pub struct LossSettings {
     pub use_bias_correction_kl: bool,
     /// Length cap in tokens, for `dr_grpo`.
     pub max_completion_length: usize,
+}
+
+impl LossSettings {
+    /// Returns the settings with which micro-batches of any size add up to the loss of the step as one batch.
+    ///
+    /// All but `bnpo` do so as they are; over one batch `bnpo` and `dapo` are the same mean.
+    #[must_use]
+    pub fn of_whole_step(&self) -> Self {
+        let loss_type = match self.loss_type {
+            LossType::Bnpo => LossType::Dapo,
+            other => other,
+        };
+        Self { loss_type, ..*self }
+    }
 }
 
 /// The size of the whole batch of an optimizer step, of which the loss may see a part at a time.

@@ -9,4 +9,4 @@ pub use batch::GroupBatch;
 pub use loss::{
     BatchSize, ImportanceSamplingLevel, LossSettings, LossSums, LossType, Rollouts, ScaleRewards, advantages, loss,
 };
-pub use update::{Completion, Group, Objective, Reference, Update, score_old, update};
+pub use update::{Completion, Group, Objective, Reference, Update, largest_joint, score_old, update};

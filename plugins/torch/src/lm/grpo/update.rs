@@ -16,6 +16,14 @@ pub struct Group {
     pub completions: Vec<Completion>,
 }
 
+impl Group {
+    /// Tokens that are computed for some completions, padding included.
+    fn num_tokens(&self, completions: &[usize]) -> usize {
+        let lengths = completions.iter().map(|&idx| self.completions[idx].labels().len());
+        self.prompt.len() + completions.len() * lengths.max().unwrap_or(0)
+    }
+}
+
 /// A sampled continuation with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +84,7 @@ pub enum Reference<'a> {
 #[derive(Debug, Default)]
 pub struct Update {
     pub loss: f64,
+    /// Where it is not finite the step changed nothing.
     pub grad_norm: f64,
     /// Sum of -log p over the sampled tokens: an estimate of the entropy, times the tokens.
     pub neg_logprob: f64,
@@ -101,6 +110,9 @@ struct Outcome {
 
 /// Takes one optimizer step on all completions, and notes log-probabilities that later steps on them need.
 ///
+/// The step does not depend on how it is cut into micro-batches: `bnpo` is the mean over its tokens. Where no completion
+/// has a gradient, the optimizer steps with zeros, as in TRL: its moments decay and so do the weights.
+///
 /// # Errors
 /// A prompt has no tokens, memory runs out, the step fails, or the worker is asked to stop: the weights are then as
 /// before.
@@ -113,9 +125,6 @@ pub fn update(
     learning_rate: f64,
 ) -> Result<Update, LmError> {
     let parts = parts(groups, |it| objective.needs(it), compute.micro_batch_tokens)?;
-    if parts.is_empty() {
-        return Ok(Update::default());
-    }
     // Completions that are not computed still count.
     let whole = BatchSize {
         num_rollouts: groups.iter().map(|group| group.completions.len()).sum(),
@@ -127,10 +136,8 @@ pub fn update(
     };
     let work: Vec<Work> = parts
         .iter()
-        .enumerate()
-        .map(|(idx, part)| Work {
+        .map(|part| Work {
             part: part.clone(),
-            dropout_seed: objective.dropout.seed.wrapping_add(idx as u64),
             reference: match reference {
                 Some(Reference::Model(model)) => Some(Some(model.share())),
                 Some(Reference::WithoutAdapters) => Some(None),
@@ -150,6 +157,10 @@ pub fn update(
         total.loss += outcome.loss;
         total.neg_logprob += outcome.neg_logprob;
         total.sums.add(&outcome.sums);
+        if !grad_norm.is_finite() {
+            // Log-probabilities that are no numbers must not be learned from later.
+            continue;
+        }
         note(groups, part, &outcome.logprobs, |completion| {
             &mut completion.old_logprobs
         });
@@ -180,6 +191,16 @@ pub fn score_old(
     Ok(())
 }
 
+/// Returns the tokens of the largest micro-batch of several completions that an [`update`] makes; none where there is none.
+pub fn largest_joint(groups: &[Group], objective: &Objective, max_tokens: usize) -> Option<usize> {
+    let parts = parts(groups, |it| objective.needs(it), max_tokens).ok()?;
+    let joint = parts
+        .iter()
+        .filter(|part| part.iter().map(|piece| piece.completions.len()).sum::<usize>() > 1);
+    let tokens = |piece: &Piece| groups[piece.group].num_tokens(&piece.completions);
+    joint.map(|part| part.iter().map(tokens).sum()).max()
+}
+
 /// Cuts the completions that are to be computed into micro-batches of at most `max_tokens` tokens, padding of the
 /// completions included, or of one completion. Completions of one group stay together where they can, since they share
 /// their prompt.
@@ -204,7 +225,7 @@ fn parts(
             ));
         }
         order.sort_by_key(len);
-        let cost = |run: &[usize]| group.prompt.len() + run.len() * run.last().map_or(0, len);
+        let cost = |run: &[usize]| group.num_tokens(run);
         while !order.is_empty() {
             let fitting = (1..=order.len())
                 .take_while(|&count| cost(&order[..count]) <= max_tokens)
@@ -233,7 +254,6 @@ fn parts(
 /// A micro-batch on its way to a thread.
 struct Work {
     part: Vec<Piece>,
-    dropout_seed: u64,
     /// Outside: whether there is one. Inside: the model, unless it is the policy without adapters.
     reference: Option<Option<CausalLm>>,
 }
@@ -271,11 +291,10 @@ fn backward(
             let advantages: Vec<f32> = completions(groups, &work.part).map(|it| it.advantage as f32).collect();
             Tensor::from_slice(&advantages).to_device(model.device())
         },
-        settings: &objective.settings,
+        settings: &objective.settings.of_whole_step(),
         whole,
     };
-    let probability = objective.dropout.probability;
-    let dropping = (probability > 0.0).then(|| model.with_dropout(probability, work.dropout_seed));
+    let dropping = objective.dropout.on(model, &sequences(groups, &work.part));
     let model = dropping.as_ref().unwrap_or(model);
     let (logprobs, loss, sums) = if terms.is_linear() {
         backward_at_ratio_one(model, &terms, objective, compute)?
@@ -403,6 +422,18 @@ fn join(groups: &[Group], part: &[Piece], model: &CausalLm) -> GroupBatch {
     GroupBatch::new(&joined, model.device())
 }
 
+/// A number for each prompt and completion of a micro-batch, in their order, and its length; the same in whatever micro-batch
+/// it is.
+fn sequences(groups: &[Group], part: &[Piece]) -> Vec<(u64, usize)> {
+    part.iter()
+        .flat_map(|piece| {
+            let (group, number) = (&groups[piece.group], (piece.group as u64) << 32);
+            let completion = move |&idx: &usize| (number + 1 + idx as u64, group.completions[idx].labels().len());
+            std::iter::once((number, group.prompt.len())).chain(piece.completions.iter().map(completion))
+        })
+        .collect()
+}
+
 fn completions<'a>(groups: &'a [Group], part: &'a [Piece]) -> impl Iterator<Item = &'a Completion> {
     part.iter().flat_map(|piece| {
         piece
@@ -441,6 +472,8 @@ fn note(groups: &mut [Group], part: &[Piece], values: &[f32], slot: impl Fn(&mut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lm::grpo::{ImportanceSamplingLevel, LossType};
+    use crate::lm::train::fitting;
 
     fn group(prompt: usize, lengths: &[usize]) -> Group {
         let completion = |&length: &usize| Completion::new(vec![1; length], 1.0, false);
@@ -471,6 +504,42 @@ mod tests {
         assert_eq!(cut(&groups, 1).len(), 5, "one at a time at least");
         assert!(parts(&[group(0, &[3])], |_| true, 9).is_err());
         assert!(parts(&[group(0, &[3])], |_| false, 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn memory_is_looked_for_until_each_completion_is_alone() {
+        let objective = Objective {
+            temperature: 1.0,
+            settings: LossSettings {
+                loss_type: LossType::Dapo,
+                importance_sampling_level: ImportanceSamplingLevel::Token,
+                epsilon: 0.2,
+                epsilon_high: 0.2,
+                beta: 0.0,
+                use_bias_correction_kl: false,
+                max_completion_length: 8,
+            },
+            dropout: AdapterDropout {
+                probability: 0.0,
+                seed: 0,
+            },
+        };
+        // Completions of a long prompt together take hardly more than one, but more.
+        let groups = [group(1000, &[8, 8, 8, 8])];
+        let mut tokens = 1024;
+        let mut retries = Vec::new();
+        let done = fitting(
+            &mut tokens,
+            1008,
+            |tokens| largest_joint(&groups, &objective, tokens),
+            |tokens| retries.push(tokens),
+            |tokens| match cut(&groups, tokens).len() {
+                4 => Ok(()),
+                _ => Err(LmError::OutOfMemory("out of memory".to_owned())),
+            },
+        );
+        assert!(done.is_ok(), "{done:?}");
+        assert_eq!(retries, [512]);
     }
 
     #[test]

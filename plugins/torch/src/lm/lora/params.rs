@@ -1,9 +1,12 @@
 //! An adapter as a stage's parameters ask for it.
 
+use std::path::Path;
+
 use serde::Deserialize;
+use tch::Kind;
 
 use super::{AdapterConfig, Layers, Targets, begin};
-use crate::lm::{CausalLm, LmError};
+use crate::lm::{CausalLm, Config, LmError};
 
 /// The parameters of a new adapter, named as in TRL's `ModelConfig`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -45,6 +48,16 @@ impl LoraParams {
         };
         config.check().map_err(LmError::Adapter)?;
         Ok(Some(config))
+    }
+
+    /// Returns the kind in which training loads the weights of a folder. What is trained is float32; weights beside an adapter
+    /// stay as they are, so where `bf16` is computed in they need no float32 copy if the folder has them in bf16 already.
+    ///
+    /// # Errors
+    /// The folder's config can't be read.
+    pub fn base_kind(&self, model_dir: &Path, bf16: bool) -> Result<Kind, LmError> {
+        let stays_bf16 = self.use_peft && bf16 && Config::read(model_dir)?.dtype == Kind::BFloat16;
+        Ok(if stays_bf16 { Kind::BFloat16 } else { Kind::Float })
     }
 
     /// Puts a new adapter on a model; without `use_peft` there is none.

@@ -206,6 +206,31 @@ fn a_new_adapter_changes_nothing_and_follows_from_its_seed() {
 }
 
 #[test]
+fn only_bf16_weights_beside_an_adapter_stay_bf16() {
+    let dir = TempDir::new().unwrap();
+    let kind = |dtype: &str, use_peft, bf16| {
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(model_dir().join("config.json")).unwrap()).unwrap();
+        config.as_object_mut().unwrap().remove("torch_dtype");
+        config["dtype"] = json!(dtype);
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let params = LoraParams {
+            use_peft,
+            ..params(None)
+        };
+        params.base_kind(dir.path(), bf16).unwrap()
+    };
+    assert_eq!(kind("bfloat16", true, true), Kind::BFloat16);
+    for (dtype, use_peft, bf16) in [
+        ("float32", true, true),
+        ("bfloat16", false, true),
+        ("bfloat16", true, false),
+    ] {
+        assert_eq!(kind(dtype, use_peft, bf16), Kind::Float, "{dtype} {use_peft} {bf16}");
+    }
+}
+
+#[test]
 fn targets_of_a_new_adapter() {
     let count = |targets: &[&str]| {
         let begun = params(Some(targets)).begin(model(), 1);

@@ -1,5 +1,7 @@
 //! A model with its adapters put on, taken off, or in training.
 
+use tch::Tensor;
+
 use super::linear::{Adapter, Dropout, Linear};
 use super::{CausalLm, Layer};
 use crate::lm::LmError;
@@ -12,16 +14,17 @@ impl CausalLm {
         self.map_linears(|_, linear| linear.without_adapter())
     }
 
-    /// Returns the model over the same weights and adapters, each of which drops a share of its inputs.
+    /// Returns the model over the same weights and adapters, each of which drops a share, in (0, 1), of its inputs when the
+    /// tokens that `token_keys` `[N]` are of ([`token_keys`](super::linear::token_keys)) are computed.
     #[must_use]
-    pub fn with_dropout(&self, probability: f64, seed: u64) -> Self {
+    pub fn with_dropout(&self, probability: f64, token_keys: &Tensor) -> Self {
         let mut adapter_idx = 0;
         self.map_linears(|_, linear| {
-            let mut linear = linear.map(&tch::Tensor::shallow_clone);
+            let mut linear = linear.map(&Tensor::shallow_clone);
             if let Some(adapter) = &mut linear.adapter {
-                adapter.dropout = (probability > 0.0).then_some(Dropout {
+                adapter.dropout = Some(Dropout {
                     probability,
-                    seed,
+                    token_keys: token_keys.shallow_clone(),
                     adapter_idx,
                 });
                 adapter_idx += 1;

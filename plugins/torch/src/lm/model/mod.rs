@@ -341,8 +341,8 @@ impl CausalLm {
         // Not `+=`, which would change in place what the backward pass needs.
         let attended = x + self.attention(layer_idx, &normed, rotation, attend);
         let normed = self.rms_norm(&attended, &layer.post_attention_layernorm);
-        let gated = layer.gate_proj.forward(&normed).silu() * layer.up_proj.forward(&normed);
-        attended + layer.down_proj.forward(&gated)
+        let (gate, up) = (layer.gate_proj.forward(&normed), layer.up_proj.forward(&normed));
+        attended + layer.down_proj.forward_gated(&gate, &up)
     }
 
     /// Returns the hidden states `[N, H]` that [`CausalLm::logits`] takes, from the output of the last layer.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use tch::{Device, Tensor};
 
-use super::attention::{Attend, visible};
+use super::attention::{Attend, Rows, attention, visible};
 
 /// Groups one behind the other, each a prompt and then its completions, without padding. A prompt's token sees the
 /// prompt up to itself, a completion's token the whole prompt and its own completion up to itself.
@@ -26,19 +26,8 @@ struct Group {
     prompt: i64,
     /// Tokens of all completions.
     total: i64,
-    /// Completions that have tokens.
-    count: i64,
-    longest: i64,
-    /// Absent where all of these completions have the same length.
-    padding: Option<Padding>,
-}
-
-#[derive(Debug)]
-struct Padding {
-    /// `[C * T]`: the completions' token in each cell; any token where there is none.
-    spread: Tensor,
-    /// `[total]`: the cell of each of the completions' tokens.
-    gather: Tensor,
+    /// Completions that have tokens; none where no one has.
+    completions: Option<Rows>,
 }
 
 impl SharedPrefix {
@@ -71,46 +60,10 @@ impl SharedPrefix {
 impl Group {
     fn new(prompt: usize, completions: &[usize], device: Device) -> Self {
         let lengths: Vec<usize> = completions.iter().copied().filter(|&length| length > 0).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let padding = lengths.iter().any(|&length| length != longest).then(|| {
-            let (mut spread, mut gather) = (Vec::new(), Vec::new());
-            let mut start = 0;
-            for (row, &length) in lengths.iter().enumerate() {
-                spread.extend((0..longest).map(|column| (start + column.min(length - 1)) as i64));
-                gather.extend((0..length).map(|column| (row * longest + column) as i64));
-                start += length;
-            }
-            let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-            Padding {
-                spread: tensor(&spread),
-                gather: tensor(&gather),
-            }
-        });
         Self {
             prompt: prompt as i64,
             total: lengths.iter().sum::<usize>() as i64,
-            count: lengths.len() as i64,
-            longest: longest as i64,
-            padding,
-        }
-    }
-
-    /// Returns `[C, heads, T, D]` for the completions' tokens `[total, heads, D]`.
-    fn spread(&self, x: &Tensor) -> Tensor {
-        let (heads, size) = (x.size()[1], x.size()[2]);
-        let cells = match &self.padding {
-            Some(padding) => x.index_select(0, &padding.spread),
-            None => x.shallow_clone(),
-        };
-        cells.view([self.count, self.longest, heads, size]).transpose(1, 2)
-    }
-
-    /// Returns `[total, heads, D]` for `[C, heads, T, D]`.
-    fn gather(&self, x: &Tensor) -> Tensor {
-        let cells = x.transpose(1, 2).flatten(0, 1);
-        match &self.padding {
-            Some(padding) => cells.index_select(0, &padding.gather),
-            None => cells,
+            completions: (!lengths.is_empty()).then(|| Rows::new(&lengths, device)),
         }
     }
 }
@@ -124,20 +77,21 @@ impl Attend for SharedPrefix {
             let [q, k, v] = [&query, &key, &value].map(|x| sequence(&of(x, start, group.prompt)));
             start += group.prompt;
             let mut masked = |queries, keys| mask(&mut self.masks, queries, keys, window, self.device);
-            let prompt = attention(&q, &k, &v, masked(group.prompt, group.prompt));
+            let prompt = attention(&q, &k, &v, masked(group.prompt, group.prompt).as_ref());
             parts.push(prompt.squeeze_dim(0).transpose(0, 1));
-            if group.count == 0 {
+            let Some(completions) = &group.completions else {
                 continue;
-            }
-            let own = [&query, &key, &value].map(|x| group.spread(&of(x, start, group.total)));
+            };
+            let own = [&query, &key, &value].map(|x| completions.spread(&of(x, start, group.total))); // [C, .., T, D]
             start += group.total;
             let [queries, own_keys, own_values] = own;
+            let num_completions = queries.size()[0];
             let after = |prompt: &Tensor, own: &Tensor| {
-                Tensor::cat(&[&prompt.expand([group.count, -1, -1, -1], false), own], 2) // [C, K, P + T, D]
+                Tensor::cat(&[&prompt.expand([num_completions, -1, -1, -1], false), own], 2) // [C, K, P + T, D]
             };
             let (keys, values) = (after(&k, &own_keys), after(&v, &own_values));
-            let mask = masked(group.longest, group.prompt + group.longest);
-            parts.push(group.gather(&attention(&queries, &keys, &values, mask)));
+            let mask = masked(completions.longest, group.prompt + completions.longest);
+            parts.push(completions.gather(&attention(&queries, &keys, &values, mask.as_ref())));
         }
         Tensor::cat(&parts, 0)
     }
@@ -146,13 +100,6 @@ impl Attend for SharedPrefix {
 /// Returns `[1, heads, T, D]` for the tokens `[T, heads, D]` of one sequence.
 fn sequence(x: &Tensor) -> Tensor {
     x.transpose(0, 1).unsqueeze(0)
-}
-
-/// Without a mask each query sees the keys up to itself.
-fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<Tensor>) -> Tensor {
-    let grouped = q.size()[1] != k.size()[1];
-    let is_causal = mask.is_none();
-    Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, None, grouped)
 }
 
 /// The masks that were needed so far, by numbers of queries and keys and by window.

@@ -84,6 +84,16 @@ pub fn micro_batches<T>(items: &[T], length: impl Fn(&T) -> usize, max_tokens: u
     runs
 }
 
+/// Returns the padded size of the largest run of several items that [`micro_batches`] makes; none where there is none.
+pub fn largest_joint(lengths: &[usize], max_tokens: usize) -> Option<usize> {
+    let runs = micro_batches(lengths, |&length| length, max_tokens);
+    let joint = runs.iter().filter(|run| run.len() > 1);
+    // Sorted: the last is the longest.
+    joint
+        .map(|run| run.len() * run.last().map_or(0, |&idx| lengths[idx]))
+        .max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,11 +9,12 @@ mod memory;
 use tch::{Kind, Tensor};
 
 pub use self::backward::{backward_from_hidden, backward_through_logprobs};
-pub use self::batch::{Batch, Example, IGNORE, micro_batches};
+pub use self::batch::{Batch, Example, IGNORE, largest_joint, micro_batches};
 pub use self::flops::Flops;
 pub use self::head::{Head, LOGITS_BYTES};
-pub use self::memory::fitting;
+pub use self::memory::{fitting, memory_errors};
 use super::learner::Learner;
+use super::model::linear::token_keys;
 use super::{CausalLm, LmError};
 
 /// How gradients are computed: what memory it takes and how long. Changes a result by rounding only.
@@ -73,17 +74,29 @@ fn predictors(model: &CausalLm, batch: &Batch) -> Tensor {
 pub struct StepStats {
     /// Mean over the label tokens of -log p.
     pub loss: f64,
-    /// Global L2 norm of the gradient before clipping.
+    /// Global L2 norm of the gradient before clipping. Where it is not finite the step changed nothing.
     pub grad_norm: f64,
     pub num_label_tokens: usize,
 }
 
-/// What an adapter drops of its inputs in one step (`lora_dropout`); masks follow from the seed and the micro-batch.
+/// What an adapter drops of its inputs in one step (`lora_dropout`): each token of each sequence has masks of its own, which
+/// do not depend on the micro-batch that it is in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterDropout {
     /// In [0, 1).
     pub probability: f64,
     pub seed: u64,
+}
+
+impl AdapterDropout {
+    /// Returns the model as it drops inputs of sequences that lie one behind the other, each given by its number within the
+    /// step and its length in tokens; none where nothing is dropped.
+    pub fn on(&self, model: &CausalLm, sequences: &[(u64, usize)]) -> Option<CausalLm> {
+        (self.probability > 0.0).then(|| {
+            let keys = token_keys(self.seed, sequences, model.device());
+            model.with_dropout(self.probability, &keys)
+        })
+    }
 }
 
 /// Takes one step on the mean loss over all label tokens of `examples`.
@@ -106,8 +119,7 @@ pub fn supervised_step(
     supervised_step_with_dropout(learner, examples, compute, nothing, learning_rate)
 }
 
-/// Takes the step of [`supervised_step`] with adapters that drop some of their inputs. How the examples are cut then
-/// decides what is dropped, too.
+/// Takes the step of [`supervised_step`] with adapters that drop some of their inputs.
 ///
 /// # Errors
 /// As [`supervised_step`].
@@ -123,11 +135,10 @@ pub fn supervised_step_with_dropout(
         return Err(LmError::Torch("no token of the batch counts in the loss".to_owned()));
     }
     let runs = micro_batches(examples, |example| example.ids.len(), compute.micro_batch_tokens);
-    let runs: Vec<(usize, Vec<usize>)> = runs.into_iter().enumerate().collect();
-    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, (run_idx, run)| {
+    let (losses, grad_norm) = learner.step(runs, learning_rate, |model, run| {
+        let sequences: Vec<(u64, usize)> = run.iter().map(|&idx| (idx as u64, examples[idx].ids.len())).collect();
+        let dropping = dropout.on(model, &sequences);
         let run: Vec<&Example> = run.iter().map(|&idx| examples[idx]).collect();
-        let seed = dropout.seed.wrapping_add(run_idx as u64);
-        let dropping = (dropout.probability > 0.0).then(|| model.with_dropout(dropout.probability, seed));
         let batch = Batch::new(&run, model.device());
         backward_cross_entropy(dropping.as_ref().unwrap_or(model), &batch, num_label_tokens, compute)
     })?;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::value;
+use super::compare::is_answer;
 
 /// Commands that frame a final answer.
 const BOXES: [&str; 2] = ["\\boxed", "\\fbox"];
@@ -24,13 +24,29 @@ pub fn extract(text: &str) -> Option<String> {
         return last_box(text);
     }
     let whole = text.trim();
-    if value::is_value(whole) {
+    if is_answer(whole) && !is_prose_with_formulas(whole) {
         return Some(whole.to_owned());
     }
     marked(text)
         .or_else(|| spoken(text))
+        .or_else(|| last_price(text))
         .or_else(|| last_formula_or_number(text))
         .filter(|answer| !answer.is_empty())
+}
+
+/// Returns whether there are words around formulas, other than those that join a list.
+fn is_prose_with_formulas(text: &str) -> bool {
+    static BETWEEN: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)^(?:and|or|[\s,;.:$\\()\[\]])*$"));
+    let rest = FORMULA.replace_all(text, " ");
+    rest.len() < text.len() && rest != text && !BETWEEN.is_match(&rest)
+}
+
+/// Returns a reference answer without the text around it, of which a data set may have some.
+pub(super) fn reference_answer(text: &str) -> String {
+    if BOXES.iter().any(|name| text.contains(name)) {
+        return last_box(text).unwrap_or_default();
+    }
+    text.to_owned()
 }
 
 /// Returns the content of the first box.
@@ -48,7 +64,7 @@ pub fn end_of_last_box(text: &str) -> Option<usize> {
 }
 
 /// Removes `<think>` parts; `None` if the text never stops thinking.
-fn without_thought(text: &str) -> Option<String> {
+pub(super) fn without_thought(text: &str) -> Option<String> {
     let mut rest = text;
     let mut kept = String::new();
     while let Some((before, thought)) = rest.split_once("<think>") {
@@ -122,17 +138,37 @@ fn matching_brace(text: &str) -> Option<usize> {
     None
 }
 
-/// Returns the last box, with those before it that commas or "and" join to it: they are one list.
+/// Returns the last box, with those before it that commas or short words join to it: they are one list.
 fn last_box(text: &str) -> Option<String> {
-    static JOINT: LazyLock<Regex> = LazyLock::new(|| regex(r"^(?i)[\s$,;]*(and|or)?[\s$,;]*$"));
     let found: Option<Vec<Framed>> = boxes(text).into_iter().collect();
     let found = found?;
     let mut first = found.len().checked_sub(1)?;
-    while first > 0 && JOINT.is_match(&text[found[first - 1].end..found[first].start]) {
+    while first > 0 && joins(&text[found[first - 1].end..found[first].start]) {
         first -= 1;
     }
-    let contents: Vec<&str> = found[first..].iter().map(|framed| framed.content).collect();
+    let mut contents: Vec<&str> = Vec::new();
+    for framed in &found[first..] {
+        if !contents.contains(&framed.content) {
+            contents.push(framed.content);
+        }
+    }
     Some(contents.join(", ")).filter(|answer| !answer.is_empty())
+}
+
+/// Returns whether what stands between two boxes makes a list of them: commas, plus signs, or a few words with "and".
+fn joins(between: &str) -> bool {
+    static LOOKS: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"\\(?:text|textbf|mbox|mathrm)\s*\{([^{}]*)\}|\\q?quad\b|\\[,;:! ()\[\]]|\$|\*\*"));
+    static LIST: LazyLock<Regex> = LazyLock::new(|| {
+        regex(
+            r"^(?i)(?:[\s,;&+]+|[\s,;&]*(?:[a-z]+[\s,;&]+){0,2}(?:and|or)(?:[\s,;&]+[a-z]+)?[\s,;&]*)(?:[a-z](?:_\{?\w\}?)?\s*=\s*)?$",
+        )
+    });
+    static LINES: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*\n\s*$"));
+    static TURN: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?i)\b(?:not|no|but|so|wait|wrong|then|thus|hence|instead|check)\b"));
+    let plain = LOOKS.replace_all(between, " $1 ");
+    LIST.is_match(&plain) && !LINES.is_match(&plain) && !TURN.is_match(&plain)
 }
 
 /// Returns what follows the last `####` in its line.
@@ -143,7 +179,8 @@ fn marked(text: &str) -> Option<String> {
 
 /// Returns what follows the last "answer is" or "answer:" in its sentence.
 fn spoken(text: &str) -> Option<String> {
-    static SAYS: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\banswer\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
+    static SAYS: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(?i)\b(?:answer|option|choice)\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
     static END: LazyLock<Regex> = LazyLock::new(|| regex(r"\n|[.!?](?:\s|\*|$)"));
     let says = SAYS.find_iter(text).last()?;
     let rest = &text[says.end()..];
@@ -153,7 +190,7 @@ fn spoken(text: &str) -> Option<String> {
         .trim()
         .trim_matches('*')
         .trim();
-    if value::is_value(sentence) || sentence.split_whitespace().count() <= 1 {
+    if is_answer(sentence) || sentence.split_whitespace().count() <= 1 {
         return Some(sentence.to_owned());
     }
     let denied = sentence
@@ -171,19 +208,28 @@ fn spoken(text: &str) -> Option<String> {
 /// Returns the last formula or, where a number stands behind it, that.
 fn last_formula_or_number(text: &str) -> Option<String> {
     let place = |part: &str| part.as_ptr() as usize + part.len();
+    // What stands around the last number may say that it is not the answer.
+    static DENIED: LazyLock<Regex> = LazyLock::new(|| {
+        regex(r"(?i)(?:\b(?:not|never|isn't|at least|at most|than|between \S+ and)|\d)[\s}]+[$\\(\[]*$")
+    });
+    static CHANGED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)^[\s})\]$\\]*(?:[+^_]|text\s*\{\s*(?:more|less))"));
     let formula = formulas(text).into_iter().last();
     let number = numbers(text).last();
-    match (formula, number) {
-        (Some(formula), Some(number)) if place(number) > place(formula) => Some(number.to_owned()),
-        (Some(formula), _) => Some(formula.to_owned()),
-        (None, number) => number.map(str::to_owned),
-    }
+    let found = match (formula, number) {
+        (Some(formula), Some(number)) if place(number) > place(formula) => number,
+        (Some(formula), _) => formula,
+        (None, number) => number?,
+    };
+    let start = found.as_ptr() as usize - text.as_ptr() as usize;
+    let certain = !DENIED.is_match(&text[..start]) && !CHANGED.is_match(&text[start + found.len()..]);
+    certain.then(|| found.to_owned())
 }
+
+static FORMULA: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
 
 /// Returns the contents of `$...$`, `\(...\)` and `\[...\]`.
 fn formulas(text: &str) -> Vec<&str> {
-    static FORMULA: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
     let content = |found: regex::Captures<'_>| {
         let range = (1..=4).find_map(|group| found.get(group))?.range();
         Some(text[range].trim())
@@ -192,9 +238,17 @@ fn formulas(text: &str) -> Vec<&str> {
 }
 
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    static NUMBER: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+"));
+    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+        regex(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d{1,3}(?: \d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+")
+    });
     NUMBER.find_iter(text).map(|found| found.as_str())
+}
+
+/// Returns an amount of money that the text ends with and that has a decimal comma, as in `2,74 $`.
+fn last_price(text: &str) -> Option<String> {
+    static PRICE: LazyLock<Regex> = LazyLock::new(|| regex(r"(\d+),(\d\d)\s?\\?[$€][^\d]*$"));
+    let found = PRICE.captures(text)?;
+    Some(format!("{}.{}", &found[1], &found[2]))
 }
 
 #[cfg(test)]

@@ -1,26 +1,40 @@
 //! The math verifier: finds the answer that a text states, and compares it with the reference.
 //!
-//! Exact and modest: equal text after normalization, or equal rational values. What it can't read it calls different,
-//! because a false "right" teaches a wrong answer and a false "wrong" only wastes a sample. Symbolic equality is not
-//! here. All work is bounded by the length of the text.
+//! `extract` finds the answer, `lex` cuts it into tokens, `expr` and `answer` read them, `compare` decides. Values are
+//! compared and not forms: exactly where arithmetic allows it (`rational`, `residue`, `surd`), otherwise in floating
+//! point with a bound of the error (`numeric`). What it can't read it calls different, because a false "right" teaches a
+//! wrong answer and a false "wrong" only wastes a sample. All work is bounded.
 
+mod answer;
+mod compare;
+mod expr;
 mod extract;
+mod lex;
+mod numeric;
 mod rational;
-mod value;
+mod reals;
+mod residue;
+mod surd;
+#[cfg(test)]
+mod table;
+#[cfg(test)]
+mod tests;
+mod units;
 
 use std::borrow::Cow;
 
 use super::{BacktrackPatterns, Verdict, count_backtracks, failure};
+pub use compare::{Comparison, compare, equal};
 pub use extract::{end_of_last_box, extract};
-pub use value::equal;
 
 /// Words of a step's first sentence that name it where it has no heading.
 const MAX_NAME_WORDS: usize = 12;
 
 /// Judges a completion against the reference answer.
 pub fn judge(reference: &str, completion: &str) -> Verdict {
-    let answer = extract(completion);
-    let correct = answer.as_deref().is_some_and(|answer| equal(reference, answer));
+    let correct = compare_texts(reference, completion).equal;
+    // A right answer in a word or two has no mark to find it by.
+    let answer = extract(completion).or_else(|| correct.then(|| completion.trim().to_owned()));
     let failure = match (&answer, correct) {
         (_, true) => None,
         (Some(_), false) => Some(failure::WRONG_ANSWER),
@@ -34,6 +48,32 @@ pub fn judge(reference: &str, completion: &str) -> Verdict {
         num_backtracks: count_backtracks(completion, BacktrackPatterns::usual()),
         failure,
     }
+}
+
+/// Compares a reference answer, perhaps with text around it, with a model's answer or its whole response.
+pub fn compare_texts(reference: &str, response: &str) -> Comparison {
+    let reference = extract::reference_answer(reference);
+    let found = extract(response).map(|stated| compare(&reference, &stated));
+    if let Some(found) = found
+        && (found.equal || !is_short(response))
+    {
+        return found;
+    }
+    // A few words without a mark are the answer themselves, even with a number among them.
+    let whole = extract::without_thought(response).filter(|text| is_short(text));
+    let whole = whole.map(|text| compare(&reference, &text));
+    whole.filter(|whole| whole.equal).or(found).unwrap_or(Comparison {
+        equal: false,
+        how: "unparsed",
+    })
+}
+
+/// Returns whether a response can be nothing but an answer in words.
+fn is_short(response: &str) -> bool {
+    let response = response.trim();
+    !response.contains(['\n', '#'])
+        && end_of_last_box(response).is_none()
+        && response.split_whitespace().count() <= MAX_NAME_WORDS
 }
 
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.
@@ -68,46 +108,4 @@ pub fn name_of_step(step: &str) -> String {
         "where we wrote \"{}{more}\"",
         words[..words.len().min(MAX_NAME_WORDS)].join(" ")
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_answer_counts_and_a_wrong_first_one_makes_it_a_recovery() {
-        let verdict = judge(
-            "6",
-            "So \\boxed{4}.\n\nBut wait. Let's go back to Step 1.\n\nThus \\boxed{6}.",
-        );
-        assert!(verdict.correct && verdict.recovered);
-        assert_eq!((verdict.num_backtracks, verdict.answer.as_deref()), (1, Some("6")));
-        let verdict = judge("4", "So \\boxed{4}, but that forgot a term: \\boxed{6}.");
-        assert_eq!((verdict.correct, verdict.failure), (false, Some("wrong_answer")));
-        assert_eq!(judge("4", "I do not know.").failure, Some("unfinished"));
-    }
-
-    #[test]
-    fn steps_are_named_by_heading_or_beginning() {
-        assert_eq!(
-            name_of_step("## Step 2: Simplify the sum.\nText"),
-            "Step 2: Simplify the sum"
-        );
-        assert_eq!(
-            name_of_step("She sells 9 eggs. Then"),
-            "where we wrote \"She sells 9 eggs\""
-        );
-        assert_eq!(
-            name_of_step("It is 1.5 m long. Then"),
-            "where we wrote \"It is 1.5 m long. Then\""
-        );
-        assert_eq!(name_of_step(""), "where we wrote \"\"");
-    }
-
-    #[test]
-    fn a_step_with_an_answer_is_terminal() {
-        assert!(states_final_answer("Thus $\\boxed{3}$."));
-        assert!(states_final_answer("so\n#### 12"));
-        assert!(!states_final_answer("\\boxed{3"));
-    }
 }

@@ -1,11 +1,10 @@
-//! Exact arithmetic on what an answer may consist of: numbers, the four operations, fractions, powers, factorials.
-//!
-//! Knows nothing of units, percent or equality of answers. Everything is checked: what overflows 128 bits, divides by
-//! zero or nests too deeply has no value.
+//! Exact fractions of 128 bits; what overflows has no value.
 
+use std::cmp::Ordering;
 use std::ops::Neg;
 
-const MAX_DEPTH: usize = 16;
+use super::expr::Expr;
+
 const MAX_EXPONENT: i128 = 128;
 const MAX_FACTORIAL: i128 = 33;
 
@@ -17,13 +16,14 @@ pub(super) struct Rational {
 }
 
 impl Rational {
-    const ONE: Self = Self { num: 1, den: 1 };
+    pub(super) const ZERO: Self = Self { num: 0, den: 1 };
+    pub(super) const ONE: Self = Self { num: 1, den: 1 };
 
-    fn new(num: i128, den: i128) -> Option<Self> {
+    pub(super) fn new(num: i128, den: i128) -> Option<Self> {
         if den == 0 || num == i128::MIN || den == i128::MIN {
             return None;
         }
-        let divisor = gcd(num.unsigned_abs(), den.unsigned_abs()) as i128;
+        let divisor = gcd(num.unsigned_abs(), den.unsigned_abs()).max(1) as i128;
         let sign = den.signum();
         Some(Self {
             num: num / divisor * sign,
@@ -31,7 +31,45 @@ impl Rational {
         })
     }
 
-    fn add(self, other: Self) -> Option<Self> {
+    pub(super) fn integer(value: i128) -> Option<Self> {
+        Self::new(value, 1)
+    }
+
+    /// Reads digits with at most one point.
+    pub(super) fn parse(digits: &str) -> Option<Self> {
+        let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
+        let scale = 10i128.checked_pow(u32::try_from(decimals.len()).ok()?)?;
+        let part = |digits: &str| {
+            if digits.is_empty() {
+                Some(0)
+            } else {
+                digits.parse::<i128>().ok()
+            }
+        };
+        Self::new(part(whole)?.checked_mul(scale)?.checked_add(part(decimals)?)?, scale)
+    }
+
+    pub(super) fn num(self) -> i128 {
+        self.num
+    }
+
+    pub(super) fn den(self) -> i128 {
+        self.den
+    }
+
+    pub(super) fn as_integer(self) -> Option<i128> {
+        (self.den == 1).then_some(self.num)
+    }
+
+    pub(super) fn to_f64(self) -> f64 {
+        self.num as f64 / self.den as f64
+    }
+
+    pub(super) fn is_negative(self) -> bool {
+        self.num < 0
+    }
+
+    pub(super) fn add(self, other: Self) -> Option<Self> {
         let num = self
             .num
             .checked_mul(other.den)?
@@ -39,15 +77,15 @@ impl Rational {
         Self::new(num, self.den.checked_mul(other.den)?)
     }
 
-    fn mul(self, other: Self) -> Option<Self> {
+    pub(super) fn mul(self, other: Self) -> Option<Self> {
         Self::new(self.num.checked_mul(other.num)?, self.den.checked_mul(other.den)?)
     }
 
-    fn div(self, other: Self) -> Option<Self> {
+    pub(super) fn div(self, other: Self) -> Option<Self> {
         Self::new(self.num.checked_mul(other.den)?, self.den.checked_mul(other.num)?)
     }
 
-    fn pow(self, exponent: Self) -> Option<Self> {
+    pub(super) fn pow(self, exponent: Self) -> Option<Self> {
         if exponent.den != 1 || exponent.num.abs() > MAX_EXPONENT || (self.num == 0 && exponent.num <= 0) {
             return None;
         }
@@ -57,28 +95,30 @@ impl Rational {
     }
 
     fn factorial(self) -> Option<Self> {
-        if self.den != 1 || !(0..=MAX_FACTORIAL).contains(&self.num) {
+        let value = self.as_integer().filter(|value| (0..=MAX_FACTORIAL).contains(value))?;
+        Self::integer((1..=value).try_fold(1i128, i128::checked_mul)?)
+    }
+
+    fn binomial(self, below: Self) -> Option<Self> {
+        let (n, k) = (self.as_integer()?, below.as_integer()?);
+        if !(0..=500).contains(&n) || k < 0 {
             return None;
         }
-        (1..=self.num)
-            .try_fold(1i128, i128::checked_mul)
-            .and_then(|value| Self::new(value, 1))
+        if k > n {
+            return Some(Self::ZERO);
+        }
+        (0..k.min(n - k)).try_fold(Self::ONE, |value, idx| value.mul(Self::new(n - idx, idx + 1)?))
     }
 
-    pub(super) fn over_hundred(self) -> Option<Self> {
-        Self::new(self.num, self.den.checked_mul(100)?)
+    fn floor(self) -> Self {
+        Self {
+            num: self.num.div_euclid(self.den),
+            den: 1,
+        }
     }
 
-    pub(super) fn is_at_least_one(self) -> bool {
-        self.num.unsigned_abs() >= self.den.unsigned_abs()
-    }
-
-    /// Whether this is `exact`, rounded or cut off after so many places; of tiny numbers too little would be left.
-    pub(super) fn rounds(self, exact: Self, places: usize) -> bool {
-        let float = |r: Self| r.num as f64 / r.den as f64;
-        let (a, b) = (float(self), float(exact));
-        let difference = (a - b).abs();
-        difference < 0.1f64.powi(places.min(30) as i32) && difference <= 1e-5 * b.abs()
+    pub(super) fn compare(self, other: Self) -> Option<Ordering> {
+        Some(self.num.checked_mul(other.den)?.cmp(&other.num.checked_mul(self.den)?))
     }
 }
 
@@ -94,237 +134,64 @@ impl Neg for Rational {
     }
 }
 
-fn gcd(mut a: u128, mut b: u128) -> u128 {
+pub(super) fn gcd(mut a: u128, mut b: u128) -> u128 {
     while b != 0 {
         (a, b) = (b, a % b);
     }
-    a.max(1)
+    a
 }
 
-/// Evaluates a normalized expression; `None` if any part of it is not a number.
-pub(super) fn evaluate(text: &str) -> Option<Rational> {
-    let mut parser = Parser {
-        rest: text.trim(),
-        depth: 0,
+/// Evaluates an expression that consists of rational operations on numbers, and of variables with a value.
+pub(super) fn evaluate(expr: &Expr, bound: &[(String, Rational)]) -> Option<Rational> {
+    let value = |expr: &Expr| evaluate(expr, bound);
+    match expr {
+        Expr::Number(digits) => Rational::parse(digits),
+        Expr::Symbol(name) => bound
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| *value),
+        Expr::Sum(parts) => parts.iter().try_fold(Rational::ZERO, |sum, part| sum.add(value(part)?)),
+        Expr::Product(parts) => parts
+            .iter()
+            .try_fold(Rational::ONE, |product, part| product.mul(value(part)?)),
+        Expr::Quotient(a, b) => value(a)?.div(value(b)?),
+        Expr::Negative(a) => Some(-value(a)?),
+        Expr::Power(a, b) => value(a)?.pow(value(b)?),
+        Expr::Function(name, arguments) => {
+            let values: Vec<Rational> = arguments.iter().map(value).collect::<Option<_>>()?;
+            function(name, &values)
+        }
+        _ => None,
+    }
+}
+
+fn function(name: &str, values: &[Rational]) -> Option<Rational> {
+    let first = *values.first()?;
+    let integers = |fold: fn(u128, u128) -> Option<u128>| {
+        let mut numbers = values.iter().map(|value| value.as_integer().map(i128::unsigned_abs));
+        let start = numbers.next()??;
+        let found = numbers.try_fold(start, |a, b| fold(a, b?))?;
+        Rational::integer(i128::try_from(found).ok()?)
     };
-    let value = parser.sum()?;
-    parser.rest.trim().is_empty().then_some(value)
-}
-
-struct Parser<'a> {
-    rest: &'a str,
-    depth: usize,
-}
-
-impl Parser<'_> {
-    fn eat(&mut self, token: &str) -> bool {
-        let Some(rest) = self.rest.trim_start().strip_prefix(token) else {
-            return false;
-        };
-        // `\times` must not eat the beginning of a longer command.
-        let is_command = token.starts_with('\\');
-        if is_command && rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return false;
-        }
-        self.rest = rest;
-        true
-    }
-
-    fn sum(&mut self) -> Option<Rational> {
-        let mut value = self.product()?;
-        loop {
-            if self.eat("+") {
-                value = value.add(self.product()?)?;
-            } else if self.eat("-") {
-                value = value.add(-self.product()?)?;
+    match name {
+        "fact" => first.factorial(),
+        "binom" => first.binomial(*values.get(1)?),
+        "abs" => Some(if first.is_negative() { -first } else { first }),
+        "floor" => Some(first.floor()),
+        "ceil" => Some(-(-first).floor()),
+        "gcd" => integers(|a, b| Some(gcd(a, b))),
+        "lcm" => integers(|a, b| a.checked_div(gcd(a, b))?.checked_mul(b)),
+        "max" | "min" => {
+            let wanted = if name == "max" {
+                Ordering::Greater
             } else {
-                return Some(value);
-            }
+                Ordering::Less
+            };
+            values.iter().try_fold(first, |best, value| {
+                Some(if value.compare(best)? == wanted { *value } else { best })
+            })
         }
-    }
-
-    fn product(&mut self) -> Option<Rational> {
-        let mut value = self.signed()?;
-        loop {
-            if ["*", "\\times", "\\cdot", "×"].iter().any(|sign| self.eat(sign)) {
-                value = value.mul(self.signed()?)?;
-            } else if ["/", "\\div", "÷"].iter().any(|sign| self.eat(sign)) {
-                value = value.div(self.signed()?)?;
-            } else {
-                return Some(value);
-            }
-        }
-    }
-
-    fn signed(&mut self) -> Option<Rational> {
-        let mut negative = false;
-        for _ in 0..MAX_DEPTH {
-            if self.eat("-") {
-                negative = !negative;
-            } else if !self.eat("+") {
-                let value = self.power()?;
-                return Some(if negative { -value } else { value });
-            }
-        }
-        None
-    }
-
-    fn power(&mut self) -> Option<Rational> {
-        let mut base = self.atom()?;
-        while self.eat("!") {
-            base = base.factorial()?;
-        }
-        if !self.eat("^") {
-            return Some(base);
-        }
-        let exponent = if self.eat("{") {
-            let value = self.nested("}")?;
-            // `2^{3}!` reads differently to different people.
-            (!self.rest.starts_with('!')).then_some(value)?
-        } else {
-            // Without braces LaTeX raises one character.
-            let digit = self.rest.chars().next()?.to_digit(10)?;
-            self.rest = &self.rest[1..];
-            if self
-                .rest
-                .starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '!' || c == '^')
-            {
-                return None;
-            }
-            Rational::new(i128::from(digit), 1)?
-        };
-        base.pow(exponent)
-    }
-
-    fn nested(&mut self, close: &str) -> Option<Rational> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return None;
-        }
-        let value = self.sum()?;
-        self.depth -= 1;
-        self.eat(close).then_some(value)
-    }
-
-    fn atom(&mut self) -> Option<Rational> {
-        if self.eat("(") {
-            return self.nested(")");
-        }
-        if self.eat("{") {
-            return self.nested("}");
-        }
-        if self.fraction_follows() {
-            return self.fraction();
-        }
-        let (number, is_integer) = self.number()?;
-        if !is_integer {
-            return Some(number);
-        }
-        // A mixed number: `2\frac{1}{2}` or `2 1/2`.
-        if self.fraction_follows() {
-            return number.add(self.fraction()?);
-        }
-        match self.small_fraction() {
-            Some(fraction) => number.add(fraction),
-            None => Some(number),
-        }
-    }
-
-    fn fraction_follows(&self) -> bool {
-        self.rest
-            .trim_start()
-            .strip_prefix("\\frac")
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
-    }
-
-    fn fraction(&mut self) -> Option<Rational> {
-        self.rest = self.rest.trim_start().strip_prefix("\\frac")?;
-        let above = self.argument()?;
-        let below = self.argument()?;
-        above.div(below)
-    }
-
-    /// Reads a macro's argument: a group, or one digit.
-    fn argument(&mut self) -> Option<Rational> {
-        if self.eat("{") {
-            return self.nested("}");
-        }
-        self.rest = self.rest.trim_start();
-        let digit = self.rest.chars().next()?.to_digit(10)?;
-        self.rest = &self.rest[1..];
-        Rational::new(i128::from(digit), 1)
-    }
-
-    /// Reads ` 1/2` behind an integer, if just that follows.
-    fn small_fraction(&mut self) -> Option<Rational> {
-        let rest = self.rest.strip_prefix(' ')?;
-        let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-        let above = digits(rest);
-        let below_at = rest[above..].strip_prefix('/')?;
-        let below = digits(below_at);
-        let value = Rational::new(rest[..above].parse().ok()?, below_at[..below].parse().ok()?)?;
-        self.rest = &below_at[below..];
-        Some(value)
-    }
-
-    /// Reads an unsigned number with its thousands separators and decimals; also whether it is an integer.
-    fn number(&mut self) -> Option<(Rational, bool)> {
-        self.rest = self.rest.trim_start();
-        let digits_at = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-        let first = digits_at(self.rest);
-        let mut digits = self.rest[..first].to_owned();
-        let mut rest = &self.rest[first..];
-        // Inside brackets a comma may separate the members of a pair.
-        let separator = [',', ' ']
-            .into_iter()
-            .find(|mark| rest.starts_with(*mark) && self.depth == 0);
-        if let Some(mark) = separator.filter(|_| (1..=3).contains(&first)) {
-            while let Some(group) = rest.strip_prefix(mark)
-                && digits_at(group) == 3
-                && !group[3..].starts_with('/')
-            {
-                digits.push_str(&group[..3]);
-                rest = &group[3..];
-            }
-        }
-        let places = rest.strip_prefix('.').map_or(0, digits_at);
-        if places > 0 {
-            digits.push_str(&rest[1..=places]);
-            rest = &rest[places + 1..];
-        }
-        let scale = 10i128.checked_pow(u32::try_from(places).ok()?)?;
-        self.rest = rest;
-        Some((Rational::new(digits.parse().ok()?, scale)?, places == 0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn value(text: &str) -> Option<(i128, i128)> {
-        evaluate(text).map(|r| (r.num, r.den))
-    }
-
-    #[test]
-    fn expressions_have_their_value() {
-        assert_eq!(value("2+3*4"), Some((14, 1)));
-        assert_eq!(value("-2^2"), Some((-4, 1)));
-        assert_eq!(value("(1-3)/4"), Some((-1, 2)));
-        assert_eq!(value("2\\frac{1}{2}"), Some((5, 2)));
-        assert_eq!(value("1,234.50"), Some((2469, 2)));
-        assert_eq!(value("3!/2^{2}"), Some((3, 2)));
-        assert_eq!(value("8/2/2"), Some((2, 1)));
-    }
-
-    #[test]
-    fn what_is_not_a_number_has_no_value() {
-        for text in [
-            "", "x", "1 2", "1,23", "(1,234)", "1/0", "0^0", "2^x", "2^10", "1.2.3", "5(", "100!", "9^{99}", ".",
-        ] {
-            assert_eq!(value(text), None, "{text}");
-        }
-        assert_eq!(value(&"(".repeat(100_000)), None);
-        assert_eq!(value(&"-".repeat(100_000)), None);
+        _ => None,
     }
 }

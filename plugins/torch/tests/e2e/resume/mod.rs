@@ -252,6 +252,28 @@ fn sigterm_saves_and_ends() {
     }
 }
 
+/// Between the rollouts of a round and the end of its first update there is nothing new to save.
+#[test]
+fn grpo_continues_where_the_first_update_of_a_round_was_given_up() {
+    let mut params = grpo_params(8);
+    for (name, value) in [
+        ("save_steps", json!(0)),
+        ("steps_per_generation", json!(2)),
+        ("num_generations", json!(8)),
+        ("micro_batch_tokens", json!(1)),
+    ] {
+        params[name] = value;
+    }
+    let stage = Base::get().grpo(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    let is_second_round = || stage.said().matches("learns from its rollouts").count() == 2;
+    stage.terminate_when(&is_second_round);
+    let last = stage.run();
+    assert!(last.assert_done().continued_from() >= Some(2), "{}", last.messages());
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
 #[test]
 fn a_stage_that_was_stopped_after_its_last_step_only_writes_its_outputs() {
     // A stage of one step more never saves its last: so its newest checkpoint is that of our last step.

@@ -1,0 +1,216 @@
+//! Which words are units, and when two units are the same.
+
+/// Words after a number that change it or say that it is one of several, and so are no units.
+const NOT_UNITS: &[&str] = &[
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "quarter",
+    "quarters",
+    "pi",
+    "or",
+    "and",
+    "not",
+    "plus",
+    "minus",
+    "times",
+    "divided",
+    "over",
+    "factorial",
+    "squared",
+    "cubed",
+    "choose",
+    "mod",
+    "modulo",
+    "base",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "log",
+    "ln",
+    "exp",
+    "more",
+    "less",
+    "least",
+    "most",
+    "to",
+    "by",
+    "if",
+    "when",
+    "than",
+    "approximately",
+    "about",
+    "percent",
+    "alpha",
+    "beta",
+    "theta",
+    "infty",
+    "infinity",
+    "but",
+    "except",
+    "is",
+    "are",
+    "no",
+    "never",
+    "solutions",
+    "where",
+    "for",
+    "with",
+    "integer",
+    "all",
+    "any",
+    "th",
+    "st",
+    "nd",
+    "rd",
+    "between",
+    "x",
+    "y",
+    "z",
+    "n",
+    "i",
+    "the",
+    "dozens",
+];
+
+/// Words that multiply the number before them.
+const SCALES: &[(&str, u32)] = &[
+    ("hundred", 2),
+    ("thousand", 3),
+    ("million", 6),
+    ("billion", 9),
+    ("trillion", 12),
+];
+
+/// Short words that are no products of variables.
+const SHORT_WORDS: &[&str] = &[
+    "and", "or", "an", "is", "to", "of", "if", "no", "yes", "not", "the", "odd", "day", "red", "by", "at", "for",
+    "are", "all", "any", "one", "two", "six", "ten", "mod", "way", "men", "cat", "dog", "cup", "bag", "box", "pen",
+    "car", "sq", "the", "as", "on", "sum", "sun", "mon", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jan",
+    "feb", "May", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "No", "Yes", "Odd", "The", "True", "tie", "Tie",
+    "Red", "And", "Or",
+];
+
+/// Units of few letters, which are units only behind a number.
+const SHORT_UNITS: &[&str] = &[
+    "m", "g", "s", "h", "l", "L", "V", "W", "N", "J", "A", "C", "F", "K", "cm", "mm", "km", "dm", "nm", "ft", "in",
+    "yd", "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml", "mL", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "am",
+    "pm", "AM", "PM", "Hz", "kW", "Pa", "rad", "deg", "pts", "pt", "gal", "qt", "USD", "EUR", "GBP", "kmh", "mol",
+    "cc",
+];
+
+/// Spellings of units, all after the plural's "s" is gone.
+const SPELLINGS: &[(&str, &str)] = &[
+    ("centimeter", "cm"),
+    ("centimetre", "cm"),
+    ("millimeter", "mm"),
+    ("millimetre", "mm"),
+    ("kilometer", "km"),
+    ("kilometre", "km"),
+    ("meter", "m"),
+    ("metre", "m"),
+    ("foot", "ft"),
+    ("feet", "ft"),
+    ("inch", "in"),
+    ("inche", "in"),
+    ("yard", "yd"),
+    ("mile", "mi"),
+    ("gram", "g"),
+    ("gm", "g"),
+    ("kilogram", "kg"),
+    ("milligram", "mg"),
+    ("pound", "lb"),
+    ("ounce", "oz"),
+    ("liter", "l"),
+    ("litre", "l"),
+    ("milliliter", "ml"),
+    ("millilitre", "ml"),
+    ("gallon", "gal"),
+    ("hour", "h"),
+    ("hr", "h"),
+    ("minute", "min"),
+    ("second", "s"),
+    ("sec", "s"),
+    ("dollar", "$"),
+    ("usd", "$"),
+    ("euro", "€"),
+    ("eur", "€"),
+    ("gbp", "£"),
+    ("cent", "¢"),
+    ("degree", "°"),
+    ("deg", "°"),
+    ("rad", "radian"),
+    ("sq", "square"),
+    ("cu", "cubic"),
+    ("people", "person"),
+    ("children", "child"),
+];
+
+/// Returns whether these two or three letters are a word and not a product.
+pub(super) fn is_word(letters: &str) -> bool {
+    SHORT_WORDS.contains(&letters)
+}
+
+/// Returns whether these letters are a unit behind a number.
+pub(super) fn is_short(letters: &str) -> bool {
+    SHORT_UNITS.contains(&letters)
+}
+
+/// Returns the power of ten that a word multiplies with.
+pub(super) fn scale(word: &str) -> Option<u32> {
+    let lower = word.to_ascii_lowercase();
+    SCALES.iter().find(|(name, _)| *name == lower).map(|(_, power)| *power)
+}
+
+/// Returns one spelling of a unit given as words and marks (`/`, `^2`); `None` if they are more, or less, than that.
+pub(super) fn canonical(parts: &[String]) -> Option<String> {
+    if parts.is_empty() || parts.len() > 8 {
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    let mut power = String::new();
+    for part in parts {
+        let lower = part.to_ascii_lowercase();
+        if NOT_UNITS.contains(&lower.as_str()) || scale(part).is_some() {
+            return None;
+        }
+        match lower.as_str() {
+            "square" | "sq" => power = "^2".to_owned(),
+            "cubic" | "cu" => power = "^3".to_owned(),
+            "per" => names.push("/".to_owned()),
+            "^2" | "^3" => {
+                if !power.is_empty() && power != lower {
+                    return None;
+                }
+                power = lower;
+            }
+            "mph" => names.extend(["mi", "/", "h"].map(str::to_owned)),
+            "kph" | "kmh" => names.extend(["km", "/", "h"].map(str::to_owned)),
+            "of" | "a" | "an" => {}
+            _ => {
+                let single = if lower.len() > 2 {
+                    lower.strip_suffix('s').unwrap_or(&lower)
+                } else {
+                    &lower
+                };
+                let name = SPELLINGS.iter().find(|(spelled, _)| *spelled == single);
+                names.push(name.map_or(single, |(_, short)| short).to_owned());
+            }
+        }
+    }
+    Some(names.join(" ") + &power)
+}
+
+/// Returns whether two units are the same, as far as they say something: "units" may be any, "square units" any square.
+pub(super) fn are_same(a: &str, b: &str) -> bool {
+    let says_less = |a: &str, b: &str| match a.strip_prefix("unit") {
+        Some("") => true,
+        Some(power) => b.ends_with(power),
+        None => false,
+    };
+    // The word for the currency is the one for the weight.
+    let pounds = |a: &str, b: &str| a == "£" && b == "lb";
+    a == b || pounds(a, b) || pounds(b, a) || says_less(a, b) || says_less(b, a)
+}
