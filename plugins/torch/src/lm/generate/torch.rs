@@ -14,6 +14,7 @@ use super::backend::{Backend, Chunk, Draw, Drawn, PAGE_SIZE, PageId};
 use super::pages::pages_for;
 use crate::lm::model::attention::Attend;
 use crate::lm::sampler::sample;
+use crate::lm::train::memory_errors;
 use crate::lm::{CausalLm, LmError, device};
 
 /// Cells of padded attention that cost less than another call.
@@ -102,6 +103,19 @@ impl Backend for TorchBackend {
     }
 
     fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
+        memory_errors(|| self.compute(chunks)).map_err(|error| match error {
+            LmError::OutOfMemory(message) => LmError::OutOfMemory(format!(
+                "{message}; generation was computing {} sequences at once: lower their number (generation_batch_size), or \
+                 leave more memory free",
+                chunks.len()
+            )),
+            other => other,
+        })
+    }
+}
+
+impl TorchBackend {
+    fn compute(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
         let _no_grad = tch::no_grad_guard();
         device::set_num_threads(self.num_threads);
         self.copy_pages();

@@ -112,7 +112,7 @@ mod tests {
             }
             Ok(tokens)
         };
-        let done = fitting(&mut tokens, 8, |tokens| Some(tokens), |_| (), work);
+        let done = fitting(&mut tokens, 8, Some, |_| (), work);
         assert_eq!((done.unwrap(), tokens), (16, 16));
         let bug = std::panic::catch_unwind(|| memory_errors(|| -> Result<(), LmError> { panic!("a bug") }));
         assert!(bug.is_err());
