@@ -209,7 +209,7 @@ impl<'a> Bench<'a> {
     fn grpo(&self, batch_size: usize) -> Result<Measured> {
         let args = self.args;
         ensure!(
-            args.num_generations > 1 && batch_size % args.num_generations == 0,
+            args.num_generations > 1 && batch_size.is_multiple_of(args.num_generations),
             "--batch-size {batch_size} is not a multiple of --num-generations {}, or that is less than 2",
             args.num_generations
         );
@@ -394,7 +394,7 @@ fn lengths(longest: usize, count: usize, unequal: bool, step: usize) -> Vec<usiz
 
 /// A made-up token id, none of the first three. As `token` of `bench/lm/workload.py`.
 fn token(row: u64, position: u64, vocab_size: u64) -> i64 {
-    let mixed = (row * 1_000_003 + position * 7_919 + 12_345) * 1_103_515_245 & 0x7FFF_FFFF;
+    let mixed = ((row * 1_000_003 + position * 7_919 + 12_345) * 1_103_515_245) & 0x7FFF_FFFF;
     (3 + (mixed >> 8) % (vocab_size - 3)) as i64
 }
 

@@ -81,7 +81,7 @@ impl Linear {
                 let low = low.expect("there is one with a matrix for it");
                 let y = x.linear(&self.weight, self.bias.as_ref());
                 let kind = y.kind();
-                (y + adapter.from_low(&low)).to_kind(kind)
+                (y + adapter.raised(&low)).to_kind(kind)
             }
             _ => self.forward(&swiglu(None).0),
         }
@@ -119,11 +119,11 @@ impl Adapter {
             Some(dropout) => &x * dropout.mask(&x),
             None => x,
         };
-        self.from_low(&x.linear(&self.a, None::<Tensor>))
+        self.raised(&x.linear(&self.a, None::<Tensor>))
     }
 
     /// Returns what is added to the output, for inputs `[.., r]` that were multiplied by `A^T`.
-    fn from_low(&self, low: &Tensor) -> Tensor {
+    fn raised(&self, low: &Tensor) -> Tensor {
         low.linear(&self.b, None::<Tensor>) * self.scaling
     }
 
