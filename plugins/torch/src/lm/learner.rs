@@ -211,6 +211,7 @@ impl Replica {
                 }
                 let result = memory_errors(|| backward(&self.model, batch))?;
                 self.add_up()?;
+                device::trim_memory();
                 Ok(result)
             })
             .collect()
@@ -252,7 +253,7 @@ fn add(sum: &mut Option<Tensor>, more: Option<Tensor>) -> Result<(), LmError> {
 /// Turns a panic of a tensor operator into an error where the reason is that memory ran out.
 ///
 /// Operators of the model are those that panic: all that can go wrong in them is our bug, but for this.
-fn memory_errors<R>(work: impl FnOnce() -> Result<R, LmError>) -> Result<R, LmError> {
+pub(super) fn memory_errors<R>(work: impl FnOnce() -> Result<R, LmError>) -> Result<R, LmError> {
     // What was half done are gradients, which a failed step throws away.
     let panic = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
         Ok(result) => return result,
