@@ -214,6 +214,7 @@ impl Replica {
                 // What was half done are gradients, which a failed step throws away.
                 let result = memory_errors(|| backward(&self.model, batch))?;
                 self.add_up()?;
+                device::trim_memory();
                 Ok(result)
             })
             .collect()

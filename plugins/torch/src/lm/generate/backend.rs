@@ -26,6 +26,23 @@ pub struct Chunk<'a> {
     pub draws: Vec<Draw<'a>>,
 }
 
+impl Chunk<'_> {
+    /// Returns the first `num_tokens` tokens as a chunk of their own, after which nothing is drawn.
+    pub fn beginning(&self, num_tokens: usize) -> Self {
+        Self {
+            ids: &self.ids[..num_tokens],
+            draws: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// Leaves out the first `num_tokens` tokens: they are computed.
+    pub fn skip(&mut self, num_tokens: usize) {
+        self.start += num_tokens;
+        self.ids = &self.ids[num_tokens..];
+    }
+}
+
 /// How one token is drawn.
 #[derive(Debug, Clone)]
 pub struct Draw<'a> {
@@ -61,6 +78,7 @@ pub trait Backend {
     /// Computes all chunks as one batch and returns what was drawn for each.
     ///
     /// # Errors
-    /// The device fails or is out of memory.
+    /// The device fails, or is out of memory (`LmError::OutOfMemory`): the same chunks may then be computed again, in any
+    /// smaller batches.
     fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError>;
 }

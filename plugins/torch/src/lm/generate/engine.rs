@@ -16,8 +16,8 @@ use super::backend::{Backend, Chunk, Drawn, PAGE_SIZE, PageId};
 use super::pages::{Pages, pages_for};
 use super::sequence::{Branch, Sequence, draws};
 use super::stops::Stops;
-use crate::lm::LmError;
 use crate::lm::sampler::Sampling;
+use crate::lm::{LmError, device};
 use crate::stop;
 
 /// Sequences that wait are looked at up to so many beyond those that can't join yet.
@@ -75,6 +75,8 @@ pub struct Engine {
     max_pages: usize,
     /// Tokens of a step.
     step_tokens: usize,
+    /// Tokens that one call of the backend computes, at most: lowered where memory runs out.
+    call_tokens: usize,
 }
 
 impl Engine {
@@ -86,6 +88,7 @@ impl Engine {
             pages: Pages::default(),
             max_pages: max_pages.min(PageId::MAX as usize),
             step_tokens: step_tokens.max(1),
+            call_tokens: usize::MAX,
         }
     }
 
@@ -147,6 +150,52 @@ impl Engine {
         }
     }
 
+    /// Computes chunks in one call of the backend or, where the device has no memory for that, in several smaller ones, and
+    /// goes on with calls of that size.
+    ///
+    /// # Errors
+    /// The backend fails, or not even one token fits.
+    fn compute(&mut self, chunks: Vec<Chunk<'_>>) -> Result<Vec<Vec<Drawn>>, LmError> {
+        let mut drawn = Vec::with_capacity(chunks.len());
+        let mut waiting = VecDeque::from(chunks);
+        while let Some(first) = waiting.front() {
+            // A chunk that is too long by itself is computed in parts; nothing is drawn before its end.
+            let part = (first.ids.len() > self.call_tokens).then(|| first.beginning(self.call_tokens));
+            let call = match &part {
+                Some(part) => std::slice::from_ref(part),
+                None => within(waiting.make_contiguous(), self.call_tokens),
+            };
+            let (num_chunks, num_tokens) = (call.len(), call.iter().map(|chunk| chunk.ids.len()).sum());
+            match (self.backend.step(call), part) {
+                (Ok(_), Some(_)) => waiting[0].skip(num_tokens),
+                (Ok(answers), None) => {
+                    drawn.extend(answers);
+                    waiting.drain(..num_chunks);
+                }
+                (Err(LmError::OutOfMemory(message)), _) => self.lower(num_tokens, &message)?,
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Ok(drawn)
+    }
+
+    /// Halves what a call computes, after one of `num_tokens` tokens did not fit.
+    fn lower(&mut self, num_tokens: usize, message: &str) -> Result<(), LmError> {
+        if num_tokens <= 1 {
+            return Err(LmError::OutOfMemory(format!(
+                "{message}; generation computes one token at a time already. Compute in bf16, give the cache less memory, or                  shorten prompts and completions"
+            )));
+        }
+        device::empty_cache();
+        self.call_tokens = num_tokens / 2;
+        self.step_tokens = self.step_tokens.min(self.call_tokens);
+        tracing::warn!(
+            "generation goes on with {} tokens at a time: {message}",
+            self.call_tokens
+        );
+        Ok(())
+    }
+
     /// Pages that could be taken.
     fn num_available(&self) -> usize {
         self.pages.num_available() + self.max_pages.saturating_sub(self.pages.len())
@@ -162,6 +211,17 @@ impl Engine {
             self.max_pages * PAGE_SIZE,
         ))
     }
+}
+
+/// Returns the first chunks that have at most `num_tokens` tokens together: one at least.
+fn within<'s, 'c>(chunks: &'s [Chunk<'c>], num_tokens: usize) -> &'s [Chunk<'c>] {
+    let mut total = 0;
+    let fits = |chunk: &&Chunk<'_>| {
+        total += chunk.ids.len();
+        total <= num_tokens
+    };
+    let count = chunks.iter().take_while(fits).count();
+    &chunks[..count.max(1)]
 }
 
 fn mebibytes(bytes: usize) -> f64 {
@@ -379,7 +439,7 @@ impl<'e, 'r> Run<'e, 'r> {
                 },
             });
         }
-        let computed = self.engine.backend.step(&chunks)?;
+        let computed = self.engine.compute(chunks)?;
         if computed.iter().flatten().any(|drawn| drawn.logprob.is_nan()) {
             return Err(LmError::Generation("the model's logits are not numbers".to_owned()));
         }

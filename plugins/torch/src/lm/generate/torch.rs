@@ -60,12 +60,52 @@ impl TorchBackend {
             let pages: Vec<i64> = pages.into_iter().map(i64::from).collect();
             Tensor::from_slice(&pages).to_device(self.model.device())
         };
-        let (from, to) = self.copies.drain(..).unzip();
+        let (from, to) = self.copies.iter().copied().unzip();
         let (from, to) = (list(from), list(to));
         for pool in self.pools.iter().flat_map(|(keys, values)| [keys, values]) {
             let mut pages = in_pages(pool);
             let _ = pages.index_copy_(0, &to, &pages.index_select(0, &from));
         }
+        // Not before: what ran out of memory on the way is done again.
+        self.copies.clear();
+    }
+
+    fn compute(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
+        let _no_grad = tch::no_grad_guard();
+        device::set_num_threads(self.num_threads);
+        self.copy_pages();
+        let model = &self.model;
+        let mut upload = Upload::default();
+        let ids = upload.add(chunks.iter().flat_map(|chunk| chunk.ids).copied());
+        let positions = upload.add(chunks.iter().flat_map(positions_of));
+        let slots = upload.add(
+            chunks
+                .iter()
+                .flat_map(|chunk| positions_of(chunk).map(|at| slot(chunk.pages, at))),
+        );
+        let plan = Plan::new(chunks, self.free_padding, &mut upload);
+        let draws: Vec<&Draw<'_>> = chunks.iter().flat_map(|chunk| &chunk.draws).collect();
+        let drawn_after = upload.add(tokens_drawn_after(chunks));
+        let rows = upload.add(rows_drawn_from(chunks));
+
+        let uploaded = upload.to_device(model.device());
+        let mut paged = Paged {
+            pools: &mut self.pools,
+            slots: uploaded.get(slots),
+            buckets: plan.attention(&uploaded, model),
+            spread: plan.spread.map(|range| uploaded.get(range)),
+            gather: plan.gather.map(|range| uploaded.get(range)),
+        };
+        let hidden = model.hidden_states(&uploaded.get(ids), &uploaded.get(positions), &mut paged); // [N, H]
+        if draws.is_empty() {
+            return Ok(vec![Vec::new(); chunks.len()]);
+        }
+        let logits = model.logits(&hidden.index_select(0, &uploaded.get(drawn_after))); // one row for each chunk that draws
+        let mut drawn = sample(&logits, &uploaded.get(rows), &draws)?.into_iter();
+        Ok(chunks
+            .iter()
+            .map(|chunk| drawn.by_ref().take(chunk.draws.len()).collect())
+            .collect())
     }
 }
 
@@ -103,54 +143,7 @@ impl Backend for TorchBackend {
     }
 
     fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
-        memory_errors(|| self.compute(chunks)).map_err(|error| match error {
-            LmError::OutOfMemory(message) => LmError::OutOfMemory(format!(
-                "{message}; generation was computing {} sequences at once: lower their number (generation_batch_size), or \
-                 leave more memory free",
-                chunks.len()
-            )),
-            other => other,
-        })
-    }
-}
-
-impl TorchBackend {
-    fn compute(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
-        let _no_grad = tch::no_grad_guard();
-        device::set_num_threads(self.num_threads);
-        self.copy_pages();
-        let model = &self.model;
-        let mut upload = Upload::default();
-        let ids = upload.add(chunks.iter().flat_map(|chunk| chunk.ids).copied());
-        let positions = upload.add(chunks.iter().flat_map(positions_of));
-        let slots = upload.add(
-            chunks
-                .iter()
-                .flat_map(|chunk| positions_of(chunk).map(|at| slot(chunk.pages, at))),
-        );
-        let plan = Plan::new(chunks, self.free_padding, &mut upload);
-        let draws: Vec<&Draw<'_>> = chunks.iter().flat_map(|chunk| &chunk.draws).collect();
-        let drawn_after = upload.add(tokens_drawn_after(chunks));
-        let rows = upload.add(rows_drawn_from(chunks));
-
-        let uploaded = upload.to_device(model.device());
-        let mut paged = Paged {
-            pools: &mut self.pools,
-            slots: uploaded.get(slots),
-            buckets: plan.attention(&uploaded, model),
-            spread: plan.spread.map(|range| uploaded.get(range)),
-            gather: plan.gather.map(|range| uploaded.get(range)),
-        };
-        let hidden = model.hidden_states(&uploaded.get(ids), &uploaded.get(positions), &mut paged); // [N, H]
-        if draws.is_empty() {
-            return Ok(vec![Vec::new(); chunks.len()]);
-        }
-        let logits = model.logits(&hidden.index_select(0, &uploaded.get(drawn_after))); // one row for each chunk that draws
-        let mut drawn = sample(&logits, &uploaded.get(rows), &draws)?.into_iter();
-        Ok(chunks
-            .iter()
-            .map(|chunk| drawn.by_ref().take(chunk.draws.len()).collect())
-            .collect())
+        memory_errors(|| self.compute(chunks))
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Fake {
     vocab_size: i64,
     /// Pages that there is memory for.
     max_pages: usize,
+    /// Tokens of a step that there is memory for.
+    max_tokens: usize,
     cells: Vec<Option<i64>>,
     log: Rc<RefCell<Log>>,
 }
@@ -38,6 +40,7 @@ impl Fake {
         let fake = Self {
             vocab_size,
             max_pages: usize::MAX,
+            max_tokens: usize::MAX,
             cells: Vec::new(),
             log: Rc::clone(&log),
         };
@@ -46,6 +49,11 @@ impl Fake {
 
     pub fn with_memory_for(mut self, max_pages: usize) -> Self {
         self.max_pages = max_pages;
+        self
+    }
+
+    pub fn with_memory_for_steps_of(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
         self
     }
 
@@ -100,6 +108,9 @@ impl Backend for Fake {
 
     fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<Drawn>>, LmError> {
         assert!(!chunks.is_empty(), "a step computes something");
+        if chunks.iter().map(|chunk| chunk.ids.len()).sum::<usize>() > self.max_tokens {
+            return Err(LmError::OutOfMemory("out of memory".to_owned()));
+        }
         let mut written = HashSet::new();
         for chunk in chunks {
             assert!(!chunk.ids.is_empty());

@@ -162,6 +162,34 @@ fn a_device_with_less_memory_than_it_was_said_to_have() {
 }
 
 #[test]
+fn steps_that_do_not_fit_are_computed_in_smaller_ones_from_then_on() {
+    let setting = Setting::plain();
+    let items: Vec<Item> = (0..30).map(|idx| Item::new([idx; 50], 2, 20)).collect();
+    let (fake, log) = Fake::new(VOCAB_SIZE);
+    let mut engine = Engine::new(Box::new(fake.with_memory_for_steps_of(7)), 1000 * PAGE_BYTES, 512);
+    assert_as_alone(&items, &complete(&mut engine, &items, &setting), &setting);
+    engine.assert_all_given_back();
+    assert!(
+        log.borrow()
+            .steps
+            .iter()
+            .all(|chunks| chunks.iter().sum::<usize>() <= 7)
+    );
+
+    let (fake, _) = Fake::new(VOCAB_SIZE);
+    let mut engine = Engine::new(Box::new(fake.with_memory_for_steps_of(0)), 1000 * PAGE_BYTES, 512);
+    let (_, result) = run(&mut engine, &items, &setting);
+    let Err(LmError::OutOfMemory(message)) = result else {
+        panic!("{result:?}")
+    };
+    assert!(
+        message.contains("one token at a time") && message.contains("bf16"),
+        "{message}"
+    );
+    engine.assert_all_given_back();
+}
+
+#[test]
 fn what_is_kept_does_not_grow_without_end() {
     let (mut engine, _) = engine(512, 512);
     for call in 0..50 {
