@@ -7,8 +7,6 @@ use crate::fixtures::model_dir;
 
 fn bench(flags: &[&str]) -> Value {
     let common = [
-        "--device",
-        "cpu",
         "--dtype",
         "float32",
         "--num-threads",
@@ -46,7 +44,7 @@ fn unequal_generations_have_their_own_lengths() {
         "--task",
         "generate",
         "--batch-size",
-        "3",
+        "4",
         "--prompt-length",
         "16",
         "--max-new-tokens",
