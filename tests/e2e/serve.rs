@@ -274,7 +274,9 @@ fn a_download_goes_on_where_the_network_broke() {
         let remote = open_with(&RemoteSettings::at(&format!("http://{}", proxy.address())), None).expect("an address");
         wait(remote.fetch(&here, Content::file(digest), None, &Meter::default())).expect("it goes on");
         let came = proxy.bytes_to_client() - before;
-        assert!(came < (6 << 20) + (2 << 20), "{came} bytes for 6 MiB");
+        // No connection lasts for 6 MiB, so to arrive is to go on. A reset also takes what lies unread in the client's
+        // socket, which on a busy machine is most of a connection: only where there is none are bytes worth counting.
+        assert!(reset || came < (6 << 20) + (2 << 20), "{came} bytes for 6 MiB");
         assert_eq!(here.read_blob(digest).expect("a good blob"), bytes);
         fs::remove_file(here.blob_path(digest)).expect("it is there");
     }
