@@ -76,7 +76,7 @@ bench-serve:  ## Puts `volvelle serve` under load, beside nginx (a few minutes; 
 bench-lm: setup  ## Times generation and training beside transformers and TRL (about 20 minutes; downloads 3 GB once)
 	$(CARGO) build --release --package volvelle-torch
 	PYTHON=$(PYTHON) bench/lm/setup.sh
-	$(PYTHON) bench/lm/run.py --report bench/lm/results.md
+	$(PYTHON) bench/lm/lm.py --report bench/lm/results.md
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean

@@ -1,4 +1,4 @@
-"""Turns the figures of run.py into the report: the goals first, then the figures of each case. Pure."""
+"""Turns the figures of lm.py into the report: the goals first, then the figures of each case. Pure."""
 OURS, TRANSFORMERS, TRL = "volvelle-torch", "transformers", "trl"
 
 # At least so many times faster than the peer, on a CPU with 2 threads.
@@ -46,13 +46,13 @@ def told(case):
         return f"one step: {groups} prompts x {case['num_generations']} completions, {lengths}, {new}, one update"
     if case["shared"]:
         return f"{case['batch_size']} samples of one prompt of {case['prompt_length']} tokens, {new}"
-    return f"{case['batch_size']} {lengths}, {new}, greedy"
+    return f"{case['batch_size']} x {lengths}, {new}, greedy"
 
 
 def write(results):
     """Returns the whole report."""
     machine = results["machine"]
-    lines = ["# Model benchmark", "", "Written by `bench/lm/run.py`; [../README.md](../README.md) says what the figures mean.", "",
+    lines = ["# Model benchmark", "", "Written by `bench/lm/lm.py`; [../README.md](../README.md) says what the figures mean.", "",
              f"- {machine['date']}, commit {machine['commit']}; {machine['cpu']}, {machine['cores']} cores, "
              f"{machine['memory_gb']} GB, {machine['kernel']}",
              f"- model {results['model']}, {results['device']}, {results['dtype']}, {results['num_threads']} threads, "

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Times `volvelle-torch bench` beside transformers and TRL on one model folder, in turns. See ../README.md.
 
-    run.py                                    every case on the CPU with 2 threads, with a random model of 29M parameters
-    run.py --model DIR --cases generate-8     one case on a model of yours
-    run.py --device cuda --dtype bfloat16     on a GPU
+    lm.py                                    every case on the CPU with 2 threads, with a random model of 29M parameters
+    lm.py --model DIR --cases generate-8     one case on a model of yours
+    lm.py --device cuda --dtype bfloat16     on a GPU
 """
 import argparse
 import json
