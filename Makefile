@@ -40,7 +40,7 @@ demo: build  ## ASTRO on Countdown, from problems to the comparison page (10 to 
 	$(VOLVELLE) run $(DEMO)
 	@$(MAKE) --no-print-directory show-demo PROFILE=
 
-demo-quick: build  ## The same with small sizes (about 3 minutes): shows the machinery, not the method
+demo-quick: build  ## The same with small sizes (a minute or two): shows the machinery, not the method
 	$(VOLVELLE) run $(DEMO) --profile quick
 	@$(MAKE) --no-print-directory show-demo PROFILE='--profile quick'
 
