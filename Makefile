@@ -36,7 +36,7 @@ test-python:  ## The tests of the Python plugins, scripts and the benchmark
 	  (cd "$$(dirname "$$file")" && PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m unittest --quiet "$$(basename "$$file" .py)"); \
 	done
 
-demo: build  ## ASTRO on Countdown, from problems to the comparison page (10 to 15 minutes on 2 cores)
+demo: build  ## ASTRO on Countdown, from problems to the comparison page (a build, and 5 to 10 minutes on 2 cores)
 	$(VOLVELLE) run $(DEMO)
 	@$(MAKE) --no-print-directory show-demo PROFILE=
 
@@ -73,7 +73,7 @@ bench-serve:  ## Puts `volvelle serve` under load, beside nginx (a few minutes; 
 	bench/serve/setup.sh
 	$(PYTHON) bench/serve/run.py --volvelle $(VOLVELLE)
 
-bench-lm: setup  ## Times generation and training beside transformers and TRL (about 20 minutes; downloads 3 GB once)
+bench-lm: setup  ## Times generation and training beside transformers and TRL (about 10 minutes; downloads 3 GB once)
 	$(CARGO) build --release --package volvelle-torch
 	PYTHON=$(PYTHON) bench/lm/setup.sh
 	$(PYTHON) bench/lm/lm.py --report bench/lm/results.md
