@@ -95,6 +95,19 @@ pub struct TreeNode {
     pub answer: Option<String>,
     /// The verifier's verdict on a terminal.
     pub correct: Option<bool>,
+    /// How a model judged the solution that ends here, where one was asked (`astro.self_eval`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_eval: Option<SelfEval>,
+}
+
+/// Votes on a finished solution: whether every step of it is right and justified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelfEval {
+    pub votes: u32,
+    /// Votes that called the solution good.
+    pub agree: u32,
+    /// Whether these are as many as were asked for.
+    pub good: bool,
 }
 
 /// A search tree linearized into the order in which a solver would visit it.
@@ -162,6 +175,21 @@ pub struct Chat {
 pub struct Message {
     pub role: String,
     pub content: String,
+    /// Byte ranges of `content`, from and up to, whose tokens don't count in a loss: wrong attempts that a model is to
+    /// read and not to learn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<[usize; 2]>,
+}
+
+impl Message {
+    /// A message that counts as a whole.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            masked: Vec::new(),
+        }
+    }
 }
 
 /// A line of pretraining text, in segments so that a drill can ask for its answers alone.

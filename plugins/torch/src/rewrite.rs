@@ -56,14 +56,10 @@ pub fn rewrite(trace: &Trace, config: &RewriteConfig, rng: &mut ChaCha8Rng) -> R
     if let Some(reason) = objection(trace, config, &text) {
         return Err(reject(reason, text));
     }
-    let message = |role: &str, content: String| Message {
-        role: role.to_owned(),
-        content,
-    };
     Ok(Chat {
         messages: vec![
-            message("user", trace.problem.problem.clone()),
-            message("assistant", text),
+            Message::new("user", trace.problem.problem.clone()),
+            Message::new("assistant", text),
         ],
         problem_id: trace.problem.id.clone(),
         style: Some(trace.style),

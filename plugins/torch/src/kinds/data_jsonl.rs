@@ -111,17 +111,13 @@ impl Entry {
             .map(str::trim)
             .filter(|line| !line.is_empty());
         let solution = lines.collect::<Vec<_>>().join(&separator);
-        let message = |role: &str, content: String| Message {
-            role: role.to_owned(),
-            content,
-        };
         let answer = template
             .replace(SOLUTION, &solution)
             .replace(ANSWER, &self.problem.answer);
         Some(Chat {
             messages: vec![
-                message("user", self.problem.problem.clone()),
-                message("assistant", answer),
+                Message::new("user", self.problem.problem.clone()),
+                Message::new("assistant", answer),
             ],
             problem_id: self.problem.id.clone(),
             style: None,

@@ -45,6 +45,7 @@ pub(crate) fn math_tree(nodes: &[(usize, Option<u32>)]) -> Tree {
         terminal: answer.is_some(),
         answer: answer.map(|answer| answer.to_string()),
         correct: answer.map(|answer| answer == 1),
+        self_eval: None,
     };
     let mut all = vec![node(0, None, None)];
     all.extend(

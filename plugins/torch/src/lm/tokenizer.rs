@@ -235,11 +235,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::render_chat`].
     pub fn render_prompt(&self, content: &str) -> Result<String, LmError> {
-        let message = Message {
-            role: "user".to_owned(),
-            content: content.to_owned(),
-        };
-        self.render_chat(&[message], true)
+        self.render_chat(&[Message::new("user", content)], true)
     }
 
     pub fn vocab_size(&self) -> usize {

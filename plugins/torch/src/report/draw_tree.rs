@@ -339,6 +339,7 @@ fn legend_terminal(correct: bool) -> TreeNode {
         terminal: true,
         answer: None,
         correct: Some(correct),
+        self_eval: None,
     }
 }
 
@@ -384,6 +385,7 @@ pub mod fixtures {
             terminal: correct.is_some(),
             answer: correct.map(|_| "24".to_owned()),
             correct: *correct,
+            self_eval: None,
         };
         let nodes = nodes.iter().enumerate().map(node).collect();
         Tree {

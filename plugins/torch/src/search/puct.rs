@@ -48,6 +48,7 @@ impl<'a> Growing<'a> {
             terminal: false,
             answer: None,
             correct: None,
+            self_eval: None,
         };
         Self {
             problem,
@@ -156,6 +157,7 @@ impl<'a> Growing<'a> {
             terminal,
             answer: None,
             correct: None,
+            self_eval: None,
         };
         if terminal {
             let mut steps = super::steps_to(&self.nodes, parent);

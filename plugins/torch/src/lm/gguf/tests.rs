@@ -119,10 +119,7 @@ fn tokenizers_cut_and_join_text_as_those_they_were_made_from() {
                 }
             }
         }
-        let messages = [Message {
-            role: "user".to_owned(),
-            content: "What is 12 + 30?".to_owned(),
-        }];
+        let messages = [Message::new("user", "What is 12 + 30?")];
         let chat = |tokenizer: &Tokenizer| tokenizer.render_chat(&messages, true).expect("it renders");
         assert_eq!(chat(&got), chat(&expected), "{name}");
         assert_eq!(got.pad_token_id, expected.pad_token_id, "{name}");
