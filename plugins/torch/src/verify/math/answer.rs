@@ -6,6 +6,7 @@ use super::expr::{Expr, parse, parse_prefix};
 use super::lex::{Tok, Token};
 use super::reals::{self, Reals};
 use super::units;
+use super::words;
 
 const MAX_DEPTH: usize = 8;
 const MAX_MEMBERS: usize = 200;
@@ -64,6 +65,10 @@ pub(super) fn trimmed(mut tokens: &[Tok]) -> &[Tok] {
             [inner @ .., last] if ends(&last.token) => tokens = inner,
             [first, inner @ ..] if ends(&first.token) || matches!(first.token, Token::Op('≈' | '=' | '→')) => {
                 tokens = inner
+            }
+            // Bold type of Markdown, which otherwise is a power.
+            [first, inner @ .., last] if first.token == Token::Op('^') && last.token == Token::Op('^') => {
+                tokens = inner;
             }
             [first, inner @ .., _]
                 if first.token == Token::Open('{') && closes_at(tokens, 0) == Some(tokens.len() - 1) =>
@@ -151,7 +156,20 @@ fn read_list(tokens: &[Tok], depth: usize) -> Answer {
         (false, true) => Joint::And,
         (false, false) => Joint::Comma,
     };
-    joined(members, joint)
+    match joined(members, joint) {
+        // The values of both signs have no order.
+        Answer::List(values)
+            if tokens.iter().any(|tok| is_sign(&tok.token))
+                && !values.iter().any(|value| matches!(value, Answer::Relation(_))) =>
+        {
+            Answer::Set(values)
+        }
+        other => other,
+    }
+}
+
+fn is_sign(token: &Token) -> bool {
+    matches!(token, Token::Op('±' | '∓'))
 }
 
 enum Joint {
@@ -233,7 +251,7 @@ fn joined_inequalities(members: &[Answer], joint: Joint) -> Option<Answer> {
 
 /// Reads what may have a `\pm` in it: one answer for each sign.
 fn read_signs(tokens: &[Tok], depth: usize) -> Vec<Answer> {
-    let has_sign = tokens.iter().any(|tok| matches!(tok.token, Token::Op('±' | '∓')));
+    let has_sign = tokens.iter().any(|tok| is_sign(&tok.token));
     // Within a set or tuple the members have their own signs.
     let whole = matches!(tokens.first(), Some(tok) if matches!(tok.token, Token::Open('S' | '(' | '[')))
         && closes_at(tokens, 0) == Some(tokens.len() - 1)
@@ -351,7 +369,10 @@ fn name_of(tokens: &[Tok]) -> Option<String> {
         }
         // \angle ABC
         (Some(Expr::Product(parts)), Token::Symbol(name))
-            if matches!(name.as_str(), "angle" | "triangle" | "measuredangle")
+            if matches!(name.as_str(), "angle" | "triangle" | "measuredangle" | "m")
+                && parts
+                    .iter()
+                    .any(|part| matches!(part, Expr::Symbol(name) if name.ends_with("angle")))
                 && parts.iter().all(|part| matches!(part, Expr::Symbol(_))) =>
         {
             return Some(text());
@@ -441,6 +462,10 @@ fn read_choice(tokens: &[Tok], depth: usize) -> Option<Answer> {
         }
         _ => None,
     };
+    let (tokens, said) = match tokens {
+        [first, rest @ ..] if !rest.is_empty() && is_word(&first.token, &["option", "choice"]) => (rest, true),
+        all => (all, false),
+    };
     let (found, rest) = match tokens {
         [open, name, close, rest @ ..] if open.token == Token::Open('(') && close.token == Token::Close('(') => {
             (letter(&name.token)?, rest)
@@ -452,9 +477,13 @@ fn read_choice(tokens: &[Tok], depth: usize) -> Option<Answer> {
             (letter(&name.token)?, rest)
         }
         // A bare letter may be a variable; it is compared with choices all the same.
-        [name] if name.text => (letter(&name.token)?, &tokens[1..]),
+        [name] if name.text || said => (letter(&name.token)?, &tokens[1..]),
         _ => return None,
     };
+    // (A) or (B) is no choice.
+    if rest.iter().any(|tok| is_word(&tok.token, &["or", "and", "not"])) {
+        return None;
+    }
     // (a)(b + c) is a product, and (a)-(b) a difference.
     if let Some(next) = rest.first()
         && (!(next.spaced || next.text || found.is_ascii_uppercase())
@@ -471,6 +500,15 @@ fn read_item(tokens: &[Tok], depth: usize) -> Answer {
     let tokens = trimmed(tokens);
     if tokens.is_empty() || depth > MAX_DEPTH {
         return Answer::Unparsed;
+    }
+    if let [first, rest @ ..] = tokens
+        && is_word(&first.token, &["negative", "minus"])
+        && let Answer::Quantity(quantity) = read_item(rest, depth + 1)
+    {
+        return Answer::Quantity(Quantity {
+            expr: Expr::Negative(Box::new(quantity.expr)),
+            ..quantity
+        });
     }
     read_number_set(tokens, depth)
         .or_else(|| read_bracket(tokens, depth))
@@ -618,18 +656,25 @@ fn read_matrix(tokens: &[Tok], depth: usize) -> Option<Answer> {
     let Token::Command(name) = &tokens[start.checked_sub(1)?].token else {
         return None;
     };
-    let env = name.strip_prefix("begin ")?;
+    let mut env = name.strip_prefix("begin ")?;
     // An array may stand in its own brackets.
     let before = &tokens[..start - 1];
     let close = closes_at(tokens, start)?;
     let (before, after) = match (before, &tokens[close + 1..]) {
-        ([before @ .., open], [_, after @ ..]) if env == "array" && matches!(open.token, Token::Open('(' | '[')) => {
+        ([before @ .., open], [_, after @ ..])
+            if matches!(env, "array" | "matrix" | "smallmatrix") && matches!(open.token, Token::Open('(' | '[')) =>
+        {
             (before, after)
         }
         (before, after) => (before, after),
     };
     if !trimmed(after).is_empty() {
         return None;
+    }
+    // A brace on the left alone makes cases of an array.
+    let mut before = before;
+    if env == "array" && matches!(before, [open] if open.token == Token::Open('S')) {
+        (env, before) = ("cases", &[]);
     }
     let (rows, _) = split(&tokens[start + 1..close], |token| *token == Token::Row);
     let rows: Vec<&[Tok]> = rows.into_iter().filter(|row| !row.is_empty()).collect();
@@ -693,6 +738,10 @@ fn read_quantity(tokens: &[Tok]) -> Option<Quantity> {
     mark_short_unit(&mut tokens);
     let (mut expr, used) = parse_prefix(&tokens)?;
     let mut rest = &tokens[used..];
+    // "a cylinder"
+    if matches!(&expr, Expr::Symbol(name) if name == "a") && !rest.is_empty() {
+        return None;
+    }
     if let Some(Token::Word(word)) = rest.first().map(|tok| &tok.token)
         && let Some(power) = units::scale(word)
     {
@@ -853,17 +902,20 @@ fn read_text(tokens: &[Tok]) -> Answer {
     let phrase = words.join(" ");
     match phrase.as_str() {
         "all real numbers" | "all reals" | "all real" | "real numbers" => return Answer::Reals(Reals::all()),
-        "empty set" | "no solution" | "no solutions" | "no real solution" | "no real solutions" => {
+        "empty set"
+        | "there is no solution"
+        | "there are no solutions"
+        | "no solution"
+        | "no solutions"
+        | "no real solution"
+        | "no real solutions" => {
             return Answer::Set(Vec::new());
         }
         _ => {}
     }
-    const NUMBERS: [&str; 13] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    ];
-    if let Some(value) = NUMBERS.iter().position(|name| *name == phrase) {
+    if let Some(value) = words::number(&words) {
         return Answer::Quantity(Quantity {
-            expr: Expr::integer(value as u64),
+            expr: Expr::integer(value),
             unit: None,
             percent: false,
         });

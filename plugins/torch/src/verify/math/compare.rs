@@ -181,6 +181,15 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         (Answer::Matrix(a), Answer::Matrix(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| are_same_in_order(a, b))
         }
+        // [[1, 2], [3, 4]], as programs print it
+        (Answer::Matrix(rows), Answer::Tuple('[', ']', lines))
+        | (Answer::Tuple('[', ']', lines), Answer::Matrix(rows)) => {
+            rows.len() == lines.len()
+                && rows.iter().zip(lines).all(|(row, line)| match line {
+                    Answer::Tuple('[', ']', cells) => are_same_in_order(row, cells),
+                    _ => false,
+                })
+        }
         (Answer::Matrix(rows), Answer::Tuple('(', ')', members))
         | (Answer::Tuple('(', ')', members), Answer::Matrix(rows)) => {
             let vector: Option<Vec<Answer>> = match rows.as_slice() {
@@ -222,6 +231,10 @@ fn is_same(a: &Answer, b: &Answer) -> bool {
         },
         (Answer::Set(a), Answer::Set(b)) => are_same_unordered(&distinct(a), &distinct(b)),
         (Answer::List(a), Answer::Set(b)) | (Answer::Set(b), Answer::List(a)) => are_same_unordered(a, &distinct(b)),
+        // Intervals one after the other are their union, unless they could be points.
+        (Answer::Reals(reals), Answer::List(pieces)) | (Answer::List(pieces), Answer::Reals(reals)) => {
+            reals::of_listed(pieces).is_some_and(|listed| listed.is_same(reals))
+        }
         // One value in several forms: 2/4 or 1/2.
         (Answer::List(forms), other) | (other, Answer::List(forms)) if !matches!(other, Answer::Set(_)) => {
             forms.windows(2).all(|pair| is_other_form(&pair[0], &pair[1]))
@@ -609,10 +622,14 @@ fn is_arithmetic(expr: &Expr) -> bool {
 }
 
 fn is_same_quantity(a: &Quantity, b: &Quantity) -> bool {
-    if let (Some(a), Some(b)) = (&a.unit, &b.unit)
-        && !units::are_same(a, b)
+    if let (Some(a_unit), Some(b_unit)) = (&a.unit, &b.unit)
+        && !units::are_same(a_unit, b_unit)
     {
-        return false;
+        let Some((above, below)) = units::ratio(a_unit, b_unit) else {
+            return false;
+        };
+        let scaled = |expr: &Expr, factor| Expr::Product(vec![expr.clone(), Expr::integer(factor)]);
+        return !a.percent && !b.percent && same_number(&scaled(&a.expr, above), &scaled(&b.expr, below));
     }
     if a.percent == b.percent {
         return same_number(&a.expr, &b.expr);

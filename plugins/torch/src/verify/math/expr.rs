@@ -112,6 +112,7 @@ pub(super) fn parse_prefix(tokens: &[Tok]) -> Option<(Expr, usize)> {
         depth: 0,
         in_bars: false,
         rest_of_number: None,
+        indices: Vec::new(),
     };
     let expr = parser.fraction_or_sum()?;
     parser.rest_of_number.is_none().then_some((expr, parser.at))
@@ -125,6 +126,8 @@ struct Parser<'a> {
     in_bars: bool,
     /// What is left of a number whose first digit was a macro's argument.
     rest_of_number: Option<String>,
+    /// Variables of the sums around, of which i is no imaginary unit.
+    indices: Vec<String>,
 }
 
 impl<'a> Parser<'a> {
@@ -282,8 +285,13 @@ impl<'a> Parser<'a> {
         if self.eat_op('°') {
             return true;
         }
+        // A small letter o is often meant for the sign.
+        let letter = Token::Symbol("o".to_owned());
+        if self.eat(&letter) {
+            return true;
+        }
         let group = self.peek() == Some(&Token::Open('{'))
-            && self.peek_at(1) == Some(&Token::Op('°'))
+            && [Some(&Token::Op('°')), Some(&letter)].contains(&self.peek_at(1))
             && self.peek_at(2) == Some(&Token::Close('{'));
         self.at += if group { 3 } else { 0 };
         group
@@ -410,7 +418,7 @@ impl<'a> Parser<'a> {
             "eight" => "8".to_owned(),
             "nine" => "9".to_owned(),
             "ten" => "10".to_owned(),
-            _ => text,
+            _ => text.trim_matches(['(', ' ']).to_owned(),
         })
     }
 
@@ -457,6 +465,7 @@ impl<'a> Parser<'a> {
             full.push('′');
         }
         match full.as_str() {
+            index if self.indices.iter().any(|known| known == index) => {}
             "π" => return Some(Expr::Pi),
             "e" => return Some(Expr::E),
             "i" => return Some(Expr::I),
@@ -556,6 +565,7 @@ impl<'a> Parser<'a> {
                 let Token::Symbol(name) = self.peek()? else { return None };
                 self.at += 1;
                 Some(match name.as_str() {
+                    index if self.indices.iter().any(|known| known == index) => Expr::Symbol(name.clone()),
                     "π" => Expr::Pi,
                     "e" => Expr::E,
                     "i" => Expr::I,
@@ -661,7 +671,10 @@ impl<'a> Parser<'a> {
         if self.rest_of_number.is_some() {
             return None;
         }
-        let body = self.nested(Self::product)?;
+        self.indices.push(variable.clone());
+        let body = self.nested(Self::product);
+        self.indices.pop();
+        let body = body?;
         Some(Expr::Series {
             product,
             variable: variable.clone(),

@@ -8,11 +8,12 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::compare::is_answer;
+use super::prose;
 
 /// Commands that frame a final answer.
 const BOXES: [&str; 2] = ["\\boxed", "\\fbox"];
 
-fn regex(pattern: &str) -> Regex {
+pub(super) fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the built-in pattern is a regular expression")
 }
 
@@ -24,13 +25,14 @@ pub fn extract(text: &str) -> Option<String> {
         return last_box(text);
     }
     let whole = text.trim();
-    if is_answer(whole) && !is_prose_with_formulas(whole) {
+    if is_answer(whole) && !is_prose_with_formulas(whole) && !SAYS.is_match(whole) {
         return Some(whole.to_owned());
     }
     marked(text)
         .or_else(|| spoken(text))
+        .or_else(|| chosen(text))
         .or_else(|| last_price(text))
-        .or_else(|| last_formula_or_number(text))
+        .or_else(|| prose::last_value(text))
         .filter(|answer| !answer.is_empty())
 }
 
@@ -177,10 +179,11 @@ fn marked(text: &str) -> Option<String> {
     rest.lines().next().map(|line| line.trim().to_owned())
 }
 
+static SAYS: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"(?i)\b(?:answer|option|choice)\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
+
 /// Returns what follows the last "answer is" or "answer:" in its sentence.
 fn spoken(text: &str) -> Option<String> {
-    static SAYS: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"(?i)\b(?:answer|option|choice)\s*(?:\\?[*_]*)?(?:is|:|=)[\s:*]*"));
     static END: LazyLock<Regex> = LazyLock::new(|| regex(r"\n|[.!?](?:\s|\*|$)"));
     let says = SAYS.find_iter(text).last()?;
     let rest = &text[says.end()..];
@@ -199,37 +202,19 @@ fn spoken(text: &str) -> Option<String> {
     let formulas: Vec<&str> = formulas(sentence);
     match (denied, formulas.as_slice()) {
         (true, _) => Some(sentence.to_owned()),
-        (false, [one]) => Some((*one).to_owned()),
-        (false, []) if numbers(sentence).count() == 1 => numbers(sentence).next().map(str::to_owned),
+        (false, [_]) => prose::last_value(sentence).or_else(|| Some(sentence.to_owned())),
+        (false, []) if prose::numbers(sentence).count() == 1 => {
+            prose::last_value(sentence).or_else(|| Some(sentence.to_owned()))
+        }
         _ => Some(sentence.to_owned()),
     }
-}
-
-/// Returns the last formula or, where a number stands behind it, that.
-fn last_formula_or_number(text: &str) -> Option<String> {
-    let place = |part: &str| part.as_ptr() as usize + part.len();
-    // What stands around the last number may say that it is not the answer.
-    static DENIED: LazyLock<Regex> = LazyLock::new(|| {
-        regex(r"(?i)(?:\b(?:not|never|isn't|at least|at most|than|between \S+ and)|\d)[\s}]+[$\\(\[]*$")
-    });
-    static CHANGED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)^[\s})\]$\\]*(?:[+^_]|text\s*\{\s*(?:more|less))"));
-    let formula = formulas(text).into_iter().last();
-    let number = numbers(text).last();
-    let found = match (formula, number) {
-        (Some(formula), Some(number)) if place(number) > place(formula) => number,
-        (Some(formula), _) => formula,
-        (None, number) => number?,
-    };
-    let start = found.as_ptr() as usize - text.as_ptr() as usize;
-    let certain = !DENIED.is_match(&text[..start]) && !CHANGED.is_match(&text[start + found.len()..]);
-    certain.then(|| found.to_owned())
 }
 
 static FORMULA: LazyLock<Regex> =
     LazyLock::new(|| regex(r"(?s)\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"));
 
 /// Returns the contents of `$...$`, `\(...\)` and `\[...\]`.
-fn formulas(text: &str) -> Vec<&str> {
+pub(super) fn formulas(text: &str) -> Vec<&str> {
     let content = |found: regex::Captures<'_>| {
         let range = (1..=4).find_map(|group| found.get(group))?.range();
         Some(text[range].trim())
@@ -237,11 +222,12 @@ fn formulas(text: &str) -> Vec<&str> {
     FORMULA.captures_iter(text).filter_map(content).collect()
 }
 
-fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-        regex(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d{1,3}(?: \d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?|-?\.\d+")
-    });
-    NUMBER.find_iter(text).map(|found| found.as_str())
+/// Returns the letter of the last "option C" or "choice (C)", unless it is denied.
+fn chosen(text: &str) -> Option<String> {
+    static CHOICE: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"(\bnot\s+)?\b(?i:option|choice)\s+[*$]*(?:\\text\w*\{)?\(?([A-J])\b"));
+    let found = CHOICE.captures_iter(text).last()?;
+    found.get(1).is_none().then(|| found[2].to_owned())
 }
 
 /// Returns an amount of money that the text ends with and that has a decimal comma, as in `2,74 $`.
@@ -283,6 +269,8 @@ mod tests {
         assert_eq!(answer("The answer is not 7").as_deref(), Some("not 7"));
         assert_eq!(answer("He pays $5 and then 12 more.").as_deref(), Some("12"));
         assert_eq!(answer("Hence $x = 4$.").as_deref(), Some("x = 4"));
+        assert_eq!(answer("Thus option (C) is right").as_deref(), Some("C"));
+        assert_eq!(answer("It is not option C"), None);
         assert_eq!(answer("nothing"), None);
     }
 

@@ -202,7 +202,11 @@ const LOOKS: &[&str] = &[
     "centering",
     "large",
     "Large",
+    "LARGE",
+    "huge",
+    "Huge",
     "small",
+    "framebox",
     "ensuremath",
 ];
 
@@ -237,7 +241,30 @@ pub(super) fn lex(text: &str) -> Option<Vec<Tok>> {
         spaced: false,
     };
     lexer.run(false);
+    mark_sets(&mut lexer.out);
     Some(lexer.out)
+}
+
+/// Between intervals a capital U is a union, and before a set's brace a minus sign a difference.
+fn mark_sets(tokens: &mut [Tok]) {
+    for at in 1..tokens.len().saturating_sub(1) {
+        let (before, after) = (&tokens[at - 1].token, &tokens[at + 1].token);
+        let set = match &tokens[at].token {
+            Token::Symbol(name) if name == "U" => {
+                matches!(before, Token::Close('(' | '[')) && matches!(after, Token::Open('(' | '['))
+            }
+            Token::Op('-') => *after == Token::Open('S') && matches!(before, Token::Symbol(name) if name == "ℝ"),
+            _ => false,
+        };
+        if set {
+            let sign = if tokens[at].token == Token::Op('-') {
+                '∖'
+            } else {
+                '∪'
+            };
+            tokens[at].token = Token::Op(sign);
+        }
+    }
 }
 
 /// Brings marks that look alike to one character, and marks commas that only separate thousands.
@@ -271,6 +298,22 @@ fn cleaned(text: &str) -> Vec<char> {
         if let Some(next) = separator.map(after_spaces).filter(|next| three_digits(*next)) {
             chars.push(THOUSANDS);
             at = next;
+            continue;
+        }
+        // `{-}3`, `+/- 3`, `3.2 x 10^5`
+        let written = [
+            ("{-}", '-'),
+            ("{+}", '+'),
+            ("+/-", '±'),
+            ("x10^", '*'),
+            ("x 10^", '*'),
+            (" x 10^", '*'),
+        ]
+        .into_iter()
+        .find(|(text, sign)| starts(at, text) && (*sign != '*' || after_digit));
+        if let Some((text, sign)) = written {
+            chars.push(sign);
+            at += text.find("10^").unwrap_or(text.len());
             continue;
         }
         match source[at] {
@@ -511,7 +554,7 @@ impl Lexer {
             return self.push(Token::Function(name), false);
         }
         match run.as_str() {
-            "sqrt" => return self.push(Token::Command(run), false),
+            "sqrt" | "cbrt" => return self.push(Token::Command(run), false),
             "infinity" | "inf" | "oo" => return self.push(Token::Op('∞'), false),
             _ => {}
         }
@@ -612,7 +655,7 @@ impl Lexer {
             "rfloor" => Token::Close('f'),
             "lceil" => Token::Open('c'),
             "rceil" => Token::Close('c'),
-            "dfrac" | "tfrac" | "cfrac" => Token::Command("frac".to_owned()),
+            "dfrac" | "tfrac" | "cfrac" | "nicefrac" | "sfrac" | "flatfrac" => Token::Command("frac".to_owned()),
             "dbinom" | "tbinom" => Token::Command("binom".to_owned()),
             "mathbb" | "Bbb" => match self.argument().as_str() {
                 "R" => Token::Symbol("ℝ".to_owned()),
@@ -623,6 +666,7 @@ impl Lexer {
             "lor" | "vee" => Token::Word("or".to_owned()),
             "bmod" | "mod" | "pmod" => Token::Word("mod".to_owned()),
             "dollar" | "textdollar" => Token::Word("dollar".to_owned()),
+            "mathdollar" => Token::Op('$'),
             "euro" => Token::Word("euro".to_owned()),
             "pounds" => Token::Word("pound".to_owned()),
             "begin" => {
@@ -665,10 +709,27 @@ impl Lexer {
             '%' | '&' | '#' => self.push(Token::Op(c), text),
             '$' => self.push(Token::Op('$'), text),
             '|' => self.push(Token::Op('‖'), text),
-            '\\' => self.push(Token::Row, text),
+            '\\' => {
+                self.push(Token::Row, text);
+                self.row_gap();
+            }
             '!' => {}
             // Delimiters of formulas, and spaces.
             _ => self.spaced = true,
+        }
+    }
+
+    /// Skips the `[4pt]` behind the end of a row.
+    fn row_gap(&mut self) {
+        let rest = &self.chars[self.at..];
+        let Some(close) = rest.iter().take(12).position(|c| *c == ']') else {
+            return;
+        };
+        let gap: String = rest[..close].iter().collect();
+        let size = gap.strip_prefix('[').unwrap_or_default().trim_start_matches('-');
+        let unit = size.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if unit.len() < size.len() && matches!(unit, "pt" | "mm" | "cm" | "ex" | "em") {
+            self.at += close + 1;
         }
     }
 
@@ -717,7 +778,8 @@ impl Lexer {
             return self.name(content.to_owned());
         }
         if matches!(name, "mathrm" | "operatorname" | "mathsf") {
-            let variable = content.len() == 1 && !(unit && content != "e");
+            let letter = content.len() == 1 && content.starts_with(|c: char| c.is_ascii_alphabetic());
+            let variable = letter && !(unit && content != "e");
             if variable {
                 self.at += close.unwrap_or(0) + 1;
                 return self.name(content.to_owned());

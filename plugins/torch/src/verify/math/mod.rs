@@ -11,6 +11,7 @@ mod expr;
 mod extract;
 mod lex;
 mod numeric;
+mod prose;
 mod rational;
 mod reals;
 mod residue;
@@ -20,6 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod units;
+mod words;
 
 use std::borrow::Cow;
 

@@ -195,6 +195,25 @@ pub(super) fn of_answer(answer: &Answer) -> Option<Reals> {
     }
 }
 
+/// Reads the union of intervals in a list, at least one of which can't be a point: it has a square bracket or no end.
+pub(super) fn of_listed(pieces: &[Answer]) -> Option<Reals> {
+    let found: Vec<Reals> = pieces
+        .iter()
+        .map(|piece| match piece {
+            Answer::Tuple(..) => of_answer(piece),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let is_interval = |end: &End| end.closed || end.value.is_infinite();
+    let certain = found
+        .iter()
+        .flat_map(|reals| &reals.0)
+        .any(|piece| is_interval(&piece.low) || is_interval(&piece.high));
+    let mut found = found.into_iter();
+    let first = found.next().filter(|_| certain)?;
+    found.try_fold(first, |all, next| all.union(&next))
+}
+
 /// Reads an inequality, `x \neq a` or `x \in S` as the name of the variable and its values.
 pub(super) fn of_relation(relation: &Relation) -> Option<(String, Reals)> {
     let members: Vec<(&Answer, Option<&String>)> = relation

@@ -72,6 +72,7 @@ const NOT_UNITS: &[&str] = &[
     "n",
     "i",
     "the",
+    "dozen",
     "dozens",
 ];
 
@@ -90,7 +91,7 @@ const SHORT_WORDS: &[&str] = &[
     "are", "all", "any", "one", "two", "six", "ten", "mod", "way", "men", "cat", "dog", "cup", "bag", "box", "pen",
     "car", "sq", "the", "as", "on", "sum", "sun", "mon", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jan",
     "feb", "May", "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "No", "Yes", "Odd", "The", "True", "tie", "Tie",
-    "Red", "And", "Or",
+    "Red", "And", "Or", "so", "So", "We", "It", "He", "She", "she", "has", "was", "Now", "now", "Let", "get", "our",
 ];
 
 /// Units of few letters, which are units only behind a number.
@@ -201,6 +202,51 @@ pub(super) fn canonical(parts: &[String]) -> Option<String> {
         }
     }
     Some(names.join(" ") + &power)
+}
+
+/// Units that measure the same thing: what is measured, and how many of the smallest unit it is.
+const SIZES: &[(&str, &str, u64)] = &[
+    ("mm", "length", 1),
+    ("cm", "length", 10),
+    ("dm", "length", 100),
+    ("m", "length", 1_000),
+    ("km", "length", 1_000_000),
+    ("in", "foot", 1),
+    ("ft", "foot", 12),
+    ("yd", "foot", 36),
+    ("mi", "foot", 63_360),
+    ("mg", "mass", 1),
+    ("g", "mass", 1_000),
+    ("kg", "mass", 1_000_000),
+    ("oz", "weight", 1),
+    ("lb", "weight", 16),
+    ("ms", "time", 1),
+    ("s", "time", 1_000),
+    ("min", "time", 60_000),
+    ("h", "time", 3_600_000),
+    ("day", "time", 86_400_000),
+    ("week", "time", 604_800_000),
+    ("ml", "volume", 1),
+    ("l", "volume", 1_000),
+    ("¢", "money", 1),
+    ("$", "money", 100),
+];
+
+/// Returns factors of two units that measure the same thing: a times the first is b times the second where values agree.
+pub(super) fn ratio(a: &str, b: &str) -> Option<(u64, u64)> {
+    fn size(unit: &str) -> Option<(&'static str, &str, u64)> {
+        let (name, power) = unit.split_at(unit.find('^').unwrap_or(unit.len()));
+        let (_, what, size) = SIZES.iter().find(|(known, ..)| *known == name)?;
+        let times = match power {
+            "" => 1,
+            "^2" => 2,
+            "^3" => 3,
+            _ => return None,
+        };
+        Some((*what, power, size.checked_pow(times)?))
+    }
+    let ((a_what, a_power, a_size), (b_what, b_power, b_size)) = (size(a)?, size(b)?);
+    (a_what == b_what && a_power == b_power).then_some((a_size, b_size))
 }
 
 /// Returns whether two units are the same, as far as they say something: "units" may be any, "square units" any square.
