@@ -10,6 +10,12 @@ use regex::Regex;
 use super::compare::is_answer;
 use super::prose;
 
+/// An answer is looked for only in so many bytes at the end.
+const MAX_LENGTH: usize = 200_000;
+
+/// Boxes that can be one list.
+const MAX_JOINED: usize = 200;
+
 /// Commands that frame a final answer.
 const BOXES: [&str; 2] = ["\\boxed", "\\fbox"];
 
@@ -20,7 +26,7 @@ pub(super) fn regex(pattern: &str) -> Regex {
 /// Returns the answer that a text states; of several the last.
 pub fn extract(text: &str) -> Option<String> {
     let text = without_thought(text)?;
-    let text = text.as_str();
+    let text = tail(&text, MAX_LENGTH);
     if BOXES.iter().any(|name| text.contains(name)) {
         return last_box(text);
     }
@@ -34,6 +40,18 @@ pub fn extract(text: &str) -> Option<String> {
         .or_else(|| last_price(text))
         .or_else(|| prose::last_value(text))
         .filter(|answer| !answer.is_empty())
+}
+
+/// Returns the end of a text, from white space on, in at most so many bytes.
+pub(super) fn tail(text: &str, max_length: usize) -> &str {
+    let Some(mut start) = text.len().checked_sub(max_length).filter(|start| *start > 0) else {
+        return text;
+    };
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    let rest = &text[start..];
+    rest.find(char::is_whitespace).map_or("", |space| &rest[space..])
 }
 
 /// Returns whether there are words around formulas, other than those that join a list.
@@ -88,11 +106,11 @@ struct Framed<'a> {
 fn boxes(text: &str) -> Vec<Option<Framed<'_>>> {
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some((start, name)) = BOXES
-        .iter()
-        .filter_map(|name| Some((text[from..].find(name)? + from, name)))
-        .min_by_key(|(start, _)| *start)
-    {
+    while let Some(start) = text[from..].find('\\').map(|start| start + from) {
+        let Some(name) = BOXES.iter().find(|name| text[start..].starts_with(**name)) else {
+            from = start + 1;
+            continue;
+        };
         let after = start + name.len();
         let rest = &text[after..];
         let open = after + (rest.len() - rest.trim_start().len());
@@ -144,8 +162,9 @@ fn matching_brace(text: &str) -> Option<usize> {
 fn last_box(text: &str) -> Option<String> {
     let found: Option<Vec<Framed>> = boxes(text).into_iter().collect();
     let found = found?;
-    let mut first = found.len().checked_sub(1)?;
-    while first > 0 && joins(&text[found[first - 1].end..found[first].start]) {
+    let last = found.len().checked_sub(1)?;
+    let mut first = last;
+    while first > 0 && last - first < MAX_JOINED && joins(&text[found[first - 1].end..found[first].start]) {
         first -= 1;
     }
     let mut contents: Vec<&str> = Vec::new();
@@ -232,8 +251,9 @@ fn chosen(text: &str) -> Option<String> {
 
 /// Returns an amount of money that the text ends with and that has a decimal comma, as in `2,74 $`.
 fn last_price(text: &str) -> Option<String> {
+    const MAX_PRICE_LENGTH: usize = 300;
     static PRICE: LazyLock<Regex> = LazyLock::new(|| regex(r"(\d+),(\d\d)\s?\\?[$€][^\d]*$"));
-    let found = PRICE.captures(text)?;
+    let found = PRICE.captures(tail(text, MAX_PRICE_LENGTH))?;
     Some(format!("{}.{}", &found[1], &found[2]))
 }
 

@@ -9,10 +9,14 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::compare::is_answer;
-use super::extract::{formulas, regex};
+use super::extract::{formulas, regex, tail};
+
+/// A value is looked for only in so many bytes at the end.
+const MAX_LENGTH: usize = 2_000;
 
 /// Returns the last formula or number of a text; where either is part of more, that.
 pub(super) fn last_value(text: &str) -> Option<String> {
+    let text = tail(text, MAX_LENGTH);
     let place = |part: &str| {
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
         start..start + part.len()
@@ -226,5 +230,8 @@ mod tests {
         ] {
             assert_eq!(last_value(text), None, "{text}");
         }
+        // A number that is cut at the bound would be another one.
+        assert_eq!(last_value(&"7".repeat(3_000)), None);
+        assert_eq!(last_value(&format!("{} 7", "eggs ".repeat(900))).as_deref(), Some("7"));
     }
 }
