@@ -1,9 +1,10 @@
 //! The math verifier: finds the answer that a text states, and compares it with the reference.
 //!
-//! `extract` finds the answer, `lex` cuts it into tokens, `expr` and `answer` read them, `compare` decides. Values are
-//! compared and not forms: exactly where arithmetic allows it (`rational`, `residue`, `surd`), otherwise in floating
-//! point with a bound of the error (`numeric`). What it can't read it calls different, because a false "right" teaches a
-//! wrong answer and a false "wrong" only wastes a sample. All work is bounded.
+//! `extract` finds the answer (in `prose` where nothing marks it), `lex` cuts it into tokens, `parse` and `answer` read
+//! them, `compare` decides. Values are compared and not forms: exactly where arithmetic allows it (`rational`,
+//! `residue`, `surd`), otherwise in floating point with a bound of the error (`numeric`). What it can't read it calls
+//! different, because a false "right" teaches a wrong answer and a false "wrong" only wastes a sample. All work is
+//! bounded.
 
 mod answer;
 mod compare;
@@ -11,6 +12,7 @@ mod expr;
 mod extract;
 mod lex;
 mod numeric;
+mod parse;
 mod prose;
 mod rational;
 mod reals;

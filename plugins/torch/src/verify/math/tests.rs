@@ -133,6 +133,34 @@ fn monsters_are_refused() {
     }
 }
 
+/// Whole responses of half a megabyte, in which each place looks like the beginning of an answer.
+#[test]
+fn long_responses_are_read_once() {
+    for piece in [
+        "1 ",
+        "1,",
+        "1 and ",
+        "$1$ ",
+        "\\boxed{1} ",
+        "\\boxed{",
+        "\\frac{1}{",
+        "answer is ",
+        "#### ",
+        "<think></think>",
+        "option ",
+        "x+1 ",
+        "1. a\n",
+        "7",
+        "$",
+        "\u{301}\u{1f600}",
+    ] {
+        let text = piece.repeat(500_000 / piece.len());
+        compare_texts("1", &text);
+        compare_texts(&text, &text);
+        judge("1", &text);
+    }
+}
+
 /// Text that is like LaTeX, well formed or not.
 fn fragments() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
