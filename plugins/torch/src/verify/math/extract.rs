@@ -10,7 +10,7 @@ use regex::Regex;
 use super::compare::is_answer;
 use super::prose;
 
-/// An answer is looked for only in so many bytes at the end.
+/// An answer without a box is looked for only in so many bytes at the end.
 const MAX_LENGTH: usize = 200_000;
 
 /// Boxes that can be one list.
@@ -26,10 +26,10 @@ pub(super) fn regex(pattern: &str) -> Regex {
 /// Returns the answer that a text states; of several the last.
 pub fn extract(text: &str) -> Option<String> {
     let text = without_thought(text)?;
-    let text = tail(&text, MAX_LENGTH);
     if BOXES.iter().any(|name| text.contains(name)) {
-        return last_box(text);
+        return last_box(&text);
     }
+    let text = tail(&text, MAX_LENGTH);
     let whole = text.trim();
     if is_answer(whole) && !is_prose_with_formulas(whole) && !SAYS.is_match(whole) {
         return Some(whole.to_owned());
@@ -206,8 +206,9 @@ fn spoken(text: &str) -> Option<String> {
     static END: LazyLock<Regex> = LazyLock::new(|| regex(r"\n|[.!?](?:\s|\*|$)"));
     let says = SAYS.find_iter(text).last()?;
     let rest = &text[says.end()..];
-    let sentence = END
-        .find(rest)
+    // `\!` is a small space.
+    let end = END.find_iter(rest).find(|end| !rest[..end.start()].ends_with('\\'));
+    let sentence = end
         .map_or(rest, |end| &rest[..end.start()])
         .trim()
         .trim_matches('*')

@@ -69,6 +69,7 @@ pub(super) const EQUAL: &[(&str, &str)] = &[
     ("3 \\text{ m}", "300 \\text{ cm}"),
     ("15 \\text{ mph}", "15 \\frac{\\text{miles}}{\\text{hour}}"),
     ("5 \\text{ km/h}", "5 \\frac{\\text{km}}{\\text{h}}"),
+    ("11,\\! 111,\\! 100", "The answer is $11,\\! 111,\\! 100$."),
 ];
 
 /// Many have the number as a part of something else.
