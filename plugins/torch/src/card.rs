@@ -137,11 +137,25 @@ mod tests {
         assert_eq!((made.min, made.median, made.p90, made.max), (3, 15, 92, 92));
         assert!((made.mean - 224.0 / 6.0).abs() < 1e-12);
         let counts: Vec<(usize, usize)> = made.bars.iter().map(|bar| (bar.from, bar.count)).collect();
-        let expected = [(0, 1), (10, 2), (20, 0), (30, 1), (40, 0), (50, 0), (60, 1), (70, 0), (80, 0), (90, 1)];
+        let expected = [
+            (0, 1),
+            (10, 2),
+            (20, 0),
+            (30, 1),
+            (40, 0),
+            (50, 0),
+            (60, 1),
+            (70, 0),
+            (80, 0),
+            (90, 1),
+        ];
         assert_eq!(counts, expected);
         let mut text = String::new();
         made.write(&mut text);
-        assert!(text.contains("| 10 - 19 | 2 | 33.3% | ############################## |"), "{text}");
+        assert!(
+            text.contains("| 10 - 19 | 2 | 33.3% | ############################## |"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -28,11 +28,7 @@ pub enum PromptError {
         known: String,
     },
     #[error("{origin}:{line}: part {part:?} is there twice")]
-    Twice {
-        origin: String,
-        line: usize,
-        part: String,
-    },
+    Twice { origin: String, line: usize, part: String },
     #[error("{origin}: the prompt {part:?} lacks {{{place}}}, so it would be the same whatever is asked about")]
     NoPlace {
         origin: String,
@@ -45,9 +41,8 @@ pub enum PromptError {
 static PLACE: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\{([a-z_]+)\}").expect("the built-in pattern is a regular expression"));
 
-static HEADING: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^=== *([A-Za-z_]+) *===\s*$").expect("the built-in pattern is a regular expression")
-});
+static HEADING: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^=== *([A-Za-z_]+) *===\s*$").expect("the built-in pattern is a regular expression"));
 
 /// Puts values in their places, in one pass: a value that looks like a place stays as it is.
 pub fn fill(prompt: &str, values: &[(&str, &str)]) -> String {
@@ -109,7 +104,12 @@ impl PromptFile {
                 let (origin, line, part) = (self.origin.clone(), idx + 1, heading[1].to_owned());
                 if !known.contains(&part.as_str()) {
                     let known = known.join(", ");
-                    return Err(PromptError::UnknownPart { origin, line, part, known });
+                    return Err(PromptError::UnknownPart {
+                        origin,
+                        line,
+                        part,
+                        known,
+                    });
                 }
                 if parts.insert(part.clone(), String::new()).is_some() {
                     return Err(PromptError::Twice { origin, line, part });
@@ -173,11 +173,22 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_is_said_with_its_line() {
         let error = |text: &str| file(text).parts(&["step"]).unwrap_err().to_string();
-        assert_eq!(error("x\n=== stop ===\n"), "p.txt:2: part \"stop\" is not known; known are step");
-        assert_eq!(error("=== step ===\n=== step ===\n"), "p.txt:2: part \"step\" is there twice");
-        let error = file("Judge {problem}").whole(&["problem", "solution"]).unwrap_err().to_string();
+        assert_eq!(
+            error("x\n=== stop ===\n"),
+            "p.txt:2: part \"stop\" is not known; known are step"
+        );
+        assert_eq!(
+            error("=== step ===\n=== step ===\n"),
+            "p.txt:2: part \"step\" is there twice"
+        );
+        let error = file("Judge {problem}")
+            .whole(&["problem", "solution"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("lacks {solution}"), "{error}");
-        let error = PromptFile::open(Some(Path::new("no/such.txt")), "").unwrap_err().to_string();
+        let error = PromptFile::open(Some(Path::new("no/such.txt")), "")
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "no/such.txt");
     }
 }

@@ -19,7 +19,9 @@ pub fn run(job: &Job) -> Result<()> {
     let config: LinearizeConfig = job.params()?;
     let measure = Measure::open(job)?;
     let (sources, trees) = read(job)?;
-    let (traces, card) = linearize_all(&sources, &trees, &config, measure.unit(), &mut |text| measure.length(text))?;
+    let (traces, card) = linearize_all(&sources, &trees, &config, measure.unit(), &mut |text| {
+        measure.length(text)
+    })?;
     job.info(&format!(
         "{} traces of {} of {} trees",
         card.num_traces, card.num_used, card.num_trees
@@ -65,7 +67,11 @@ fn no_traces(card: &Card) -> String {
         let listed = counts.iter().map(|(reason, count)| format!("{count} {reason}"));
         listed.collect::<Vec<_>>().join(", ")
     };
-    let mut message = format!("none of {} trees gives traces ({})", card.num_trees, reasons(&card.dropped));
+    let mut message = format!(
+        "none of {} trees gives traces ({})",
+        card.num_trees,
+        reasons(&card.dropped)
+    );
     if card.dropped_traces.is_empty() {
         message += ": each needs both a correct and a usable wrong terminal; search longer, or with more candidates";
     } else {

@@ -135,8 +135,14 @@ pub fn run(job: &Job) -> Result<()> {
         }
     };
     let card = RewriteCard::of(&traces, &written, asked, measure.unit(), max_length)?;
-    write_jsonl(&job.output("chats")?, written.iter().filter_map(|written| Some(&written.chat.as_ref()?.0)))?;
-    write_jsonl(&job.output("rejects")?, written.iter().filter_map(|written| written.reject.as_ref()))?;
+    write_jsonl(
+        &job.output("chats")?,
+        written.iter().filter_map(|written| Some(&written.chat.as_ref()?.0)),
+    )?;
+    write_jsonl(
+        &job.output("rejects")?,
+        written.iter().filter_map(|written| written.reject.as_ref()),
+    )?;
     write_json(&job.output("card")?, &card)?;
     report(job, &params, &card)
 }
@@ -294,7 +300,9 @@ impl PromptCost {
     fn total(&self, usage: Option<policy::Usage>) -> Option<u64> {
         match &self.tokenizer {
             Some(_) => Some(self.num_tokens),
-            None => usage.map(|usage| usage.prompt_tokens).filter(|_| self.num_recalled == 0),
+            None => usage
+                .map(|usage| usage.prompt_tokens)
+                .filter(|_| self.num_recalled == 0),
         }
     }
 }

@@ -95,14 +95,22 @@ impl Card {
         self.write_notes(&mut out);
         out.push_str("## Trees\n\n");
         let mut rows = vec![("used".to_owned(), self.num_used)];
-        rows.extend(self.dropped.iter().map(|(reason, count)| (explain_tree(reason), *count)));
+        rows.extend(
+            self.dropped
+                .iter()
+                .map(|(reason, count)| (explain_tree(reason), *count)),
+        );
         write_counts(&mut out, "what became of a tree", &rows);
         out.push_str("## Traces\n\n");
         let mut rows = vec![("written".to_owned(), self.num_traces)];
         let reasons = self.dropped_traces.iter();
         rows.extend(reasons.map(|(reason, count)| (explain_trace(reason), *count)));
         write_counts(&mut out, "what became of a trace", &rows);
-        let _ = writeln!(out, "Backtracks, asked for in turn: {:?}.\n", self.num_backtracks_wanted);
+        let _ = writeln!(
+            out,
+            "Backtracks, asked for in turn: {:?}.\n",
+            self.num_backtracks_wanted
+        );
         write_tally(&mut out, "backtracks", &self.num_backtracks);
         write_tally(&mut out, "traces of a problem", &self.traces_per_problem);
         out.push_str("## Length of the steps\n\n");
@@ -116,13 +124,31 @@ impl Card {
     /// What a reader may want to act on.
     fn write_notes(&self, out: &mut String) {
         let notes = [
-            (self.num_capped, "traces have fewer backtracks than asked for: their trees have no more different wrong answers. Search longer, or ask for fewer."),
+            (
+                self.num_capped,
+                "traces have fewer backtracks than asked for: their trees have no more different wrong answers. Search longer, or ask for fewer.",
+            ),
             (self.num_shortened, "traces lost attempts to fit into max_length."),
-            (self.num_resampled, "traces repeat a solution of their problem: its tree has no more different ones."),
-            (self.num_voted_down, "right terminals were voted down by self-evaluation and are not used."),
-            (self.num_too_long_terminals, "right terminals are too long for max_length by themselves."),
-            (self.num_unsound_terminals, "wrong terminals are no honest attempts (false steps, false claims, or no answer) and are not used."),
-            (self.num_restarts, "returns lead to the problem itself rather than to a later step."),
+            (
+                self.num_resampled,
+                "traces repeat a solution of their problem: its tree has no more different ones.",
+            ),
+            (
+                self.num_voted_down,
+                "right terminals were voted down by self-evaluation and are not used.",
+            ),
+            (
+                self.num_too_long_terminals,
+                "right terminals are too long for max_length by themselves.",
+            ),
+            (
+                self.num_unsound_terminals,
+                "wrong terminals are no honest attempts (false steps, false claims, or no answer) and are not used.",
+            ),
+            (
+                self.num_restarts,
+                "returns lead to the problem itself rather than to a later step.",
+            ),
         ];
         for (count, note) in notes.iter().filter(|(count, _)| *count > 0) {
             let _ = writeln!(out, "- {count} {note}");
@@ -135,28 +161,46 @@ impl Card {
     fn write_origins(&self, out: &mut String) {
         if self.sources.len() > 1 {
             out.push_str("## Inputs\n\n");
-            let rows = self.sources.iter().map(|source| (source.name.as_str(), source.num_trees, source.num_used, source.num_traces));
+            let rows = self.sources.iter().map(|source| {
+                (
+                    source.name.as_str(),
+                    source.num_trees,
+                    source.num_used,
+                    source.num_traces,
+                )
+            });
             write_origin(out, "input", rows);
         }
         for (field, groups) in &self.groups {
             let _ = writeln!(out, "## By {field}\n");
-            let rows = groups.iter().map(|(name, group)| (name.as_str(), group.num_trees, group.num_used, group.num_traces));
+            let rows = groups
+                .iter()
+                .map(|(name, group)| (name.as_str(), group.num_trees, group.num_used, group.num_traces));
             write_origin(out, field, rows);
         }
     }
 }
 
 fn write_tally(out: &mut String, heading: &str, counts: &BTreeMap<usize, usize>) {
-    let rows: Vec<(String, usize)> = counts.iter().map(|(value, count)| (value.to_string(), *count)).collect();
+    let rows: Vec<(String, usize)> = counts
+        .iter()
+        .map(|(value, count)| (value.to_string(), *count))
+        .collect();
     write_counts(out, heading, &rows);
 }
 
 fn write_origin<'a>(out: &mut String, heading: &str, rows: impl Iterator<Item = (&'a str, usize, usize, usize)>) {
-    let _ = writeln!(out, "| {heading} | trees | used | share | traces |\n| --- | ---: | ---: | ---: | ---: |");
+    let _ = writeln!(
+        out,
+        "| {heading} | trees | used | share | traces |\n| --- | ---: | ---: | ---: | ---: |"
+    );
     for (name, num_trees, num_used, num_traces) in rows {
         let share = 100.0 * num_used as f64 / num_trees.max(1) as f64;
         let name = name.replace('|', "\\|");
-        let _ = writeln!(out, "| {name} | {num_trees} | {num_used} | {share:.1}% | {num_traces} |");
+        let _ = writeln!(
+            out,
+            "| {name} | {num_trees} | {num_used} | {share:.1}% | {num_traces} |"
+        );
     }
     out.push('\n');
 }

@@ -89,7 +89,11 @@ mod tests {
         let votes = [Some(true), Some(true), None, Some(false)];
         assert_eq!(
             [2, 3].map(|agree| count(&votes, agree)),
-            [true, false].map(|good| SelfEval { votes: 4, agree: 2, good })
+            [true, false].map(|good| SelfEval {
+                votes: 4,
+                agree: 2,
+                good
+            })
         );
     }
 
@@ -100,7 +104,8 @@ mod tests {
         let prompt = PromptFile::open(None, PROMPT).unwrap().whole(&PLACES).unwrap();
         let question = question(&prompt, &tree, 5);
         assert!(question.contains("Problem:\nHow many?\n"), "{question}");
-        let solution = "## Step 1: Think 1\nThought.\n\n## Step 3: Think 3\nThought.\n\n## Step 5: Conclude\nSo it is \\boxed{1}.";
+        let solution =
+            "## Step 1: Think 1\nThought.\n\n## Step 3: Think 3\nThought.\n\n## Step 5: Conclude\nSo it is \\boxed{1}.";
         assert!(question.contains(solution), "{question}");
     }
 }

@@ -153,7 +153,10 @@ fn check(sources: &[Source], trees: &[Sourced]) -> Result<()> {
     for sourced in trees {
         let id = sourced.tree.problem.id.as_str();
         if let Some(defect) = defect(&sourced.tree) {
-            bail!("{}: the tree of problem {id:?} is broken: {defect}", sourced.place(sources));
+            bail!(
+                "{}: the tree of problem {id:?} is broken: {defect}",
+                sourced.place(sources)
+            );
         }
         if let Some(first) = seen.insert(id, sourced) {
             bail!(
@@ -204,14 +207,7 @@ fn even_out(used: &mut [Used], config: &LinearizeConfig) {
 }
 
 /// Counts what was made.
-fn fill(
-    card: &mut Card,
-    sources: &[Source],
-    trees: &[Sourced],
-    used: &[Used],
-    config: &LinearizeConfig,
-    unit: &str,
-) {
+fn fill(card: &mut Card, sources: &[Source], trees: &[Sourced], used: &[Used], config: &LinearizeConfig, unit: &str) {
     let mean = |sum: usize, count: usize| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
     let traces = || used.iter().flat_map(|tree| &tree.made.traces);
     let tree_of = |used: &Used| &trees[used.tree_idx].tree;

@@ -36,13 +36,22 @@ fn lengths(tree: &Tree) -> Vec<usize> {
 
 fn terminals_of(tree: &Tree, config: &LinearizeConfig) -> Terminals {
     let lengths = lengths(tree);
-    Terminals::of(Measured { tree, lengths: &lengths }, config)
+    Terminals::of(
+        Measured {
+            tree,
+            lengths: &lengths,
+        },
+        config,
+    )
 }
 
 /// The searching traces of one tree; none where its terminals are of one sort.
 pub(crate) fn traces_of(tree: &Tree, tree_idx: usize, config: &LinearizeConfig) -> TreeTraces {
     let lengths = lengths(tree);
-    let measured = Measured { tree, lengths: &lengths };
+    let measured = Measured {
+        tree,
+        lengths: &lengths,
+    };
     let terminals = Terminals::of(measured, config);
     match terminals.objection() {
         Some(_) => TreeTraces::default(),
@@ -52,13 +61,21 @@ pub(crate) fn traces_of(tree: &Tree, tree_idx: usize, config: &LinearizeConfig) 
 
 /// The traces of a set of trees that come from one file.
 fn linearize_set(trees: &[Tree], config: &LinearizeConfig) -> Result<(Vec<Trace>, Card), String> {
-    let sources = [Source { name: "trees".into(), path: "trees.jsonl".into() }];
+    let sources = [Source {
+        name: "trees".into(),
+        path: "trees.jsonl".into(),
+    }];
     let sourced: Vec<Sourced> = trees
         .iter()
         .enumerate()
-        .map(|(idx, tree)| Sourced { tree: tree.clone(), source_idx: 0, line: idx + 1 })
+        .map(|(idx, tree)| Sourced {
+            tree: tree.clone(),
+            source_idx: 0,
+            line: idx + 1,
+        })
         .collect();
-    linearize_all(&sources, &sourced, config, "words", &mut |text| Ok(words(text))).map_err(|error| format!("{error:#}"))
+    linearize_all(&sources, &sourced, config, "words", &mut |text| Ok(words(text)))
+        .map_err(|error| format!("{error:#}"))
 }
 
 fn named(mut tree: Tree, id: &str) -> Tree {
@@ -283,7 +300,17 @@ fn attempts_that_are_not_honest_are_no_attempts() {
     }
     let terminals = terminals_of(&tree, &config());
     assert_eq!((terminals.wrong.as_slice(), terminals.num_unsound), (&[2][..], 2));
-    assert_eq!(terminals_of(&tree, &LinearizeConfig { sound_attempts: false, ..config() }).wrong, [2, 4, 7]);
+    assert_eq!(
+        terminals_of(
+            &tree,
+            &LinearizeConfig {
+                sound_attempts: false,
+                ..config()
+            }
+        )
+        .wrong,
+        [2, 4, 7]
+    );
 }
 
 #[test]
@@ -319,7 +346,11 @@ pub(crate) fn any_tree() -> impl Strategy<Value = Tree> {
 }
 
 fn votes(votes: u32, agree: u32) -> Option<SelfEval> {
-    Some(SelfEval { votes, agree, good: agree == votes })
+    Some(SelfEval {
+        votes,
+        agree,
+        good: agree == votes,
+    })
 }
 
 #[test]
@@ -337,7 +368,10 @@ fn right_terminals_that_were_voted_down_are_not_used() {
     assert_eq!(right(&|config| config.self_eval = SelfEvalUse::Require), [0usize; 0]);
     tree.nodes[8].self_eval = votes(8, 0);
     let terminals = terminals_of(&tree, &config());
-    assert_eq!((terminals.num_voted_down, terminals.objection()), (2, Some("without_self_evaluated")));
+    assert_eq!(
+        (terminals.num_voted_down, terminals.objection()),
+        (2, Some("without_self_evaluated"))
+    );
 }
 
 #[test]
@@ -351,17 +385,39 @@ fn long_traces_are_left_out_or_shortened_from_the_front() {
         ..config()
     };
     let longest = |traces: &[Trace]| {
-        let written = |trace: &Trace| trace.nodes.iter().filter(|node| node.relation == Relation::Child).count();
+        let written = |trace: &Trace| {
+            trace
+                .nodes
+                .iter()
+                .filter(|node| node.relation == Relation::Child)
+                .count()
+        };
         traces.iter().map(written).max()
     };
     let (traces, card) = linearize_set(&[tree.clone()], &at_most(25, TooLong::Drop)).unwrap();
-    assert!(longest(&traces) <= Some(5) && traces.iter().all(|trace| trace.k == 2), "{traces:?}");
-    assert_eq!(card.num_asked, card.num_traces + card.dropped_traces.values().sum::<usize>());
+    assert!(
+        longest(&traces) <= Some(5) && traces.iter().all(|trace| trace.k == 2),
+        "{traces:?}"
+    );
+    assert_eq!(
+        card.num_asked,
+        card.num_traces + card.dropped_traces.values().sum::<usize>()
+    );
     let (traces, card) = linearize_set(&[tree.clone()], &at_most(20, TooLong::Shorten)).unwrap();
-    assert!(longest(&traces) <= Some(4) && traces.iter().any(|trace| trace.k < 2), "{traces:?}");
+    assert!(
+        longest(&traces) <= Some(4) && traces.iter().any(|trace| trace.k < 2),
+        "{traces:?}"
+    );
     assert!(card.num_shortened > 0 && card.dropped_traces.get(dropped::TOO_LONG).is_none());
     let (traces, card) = linearize_set(&[tree.clone()], &at_most(9, TooLong::Shorten)).unwrap();
-    assert_eq!((traces.len(), card.dropped["solutions_too_long"], card.num_too_long_terminals), (0, 1, 2));
+    assert_eq!(
+        (
+            traces.len(),
+            card.dropped["solutions_too_long"],
+            card.num_too_long_terminals
+        ),
+        (0, 1, 2)
+    );
 }
 
 #[test]
@@ -371,7 +427,14 @@ fn a_problem_in_other_words_is_new_and_the_same_words_are_not() {
     let trees = [named(small_tree(), "a"), repeated, named(small_tree(), "c")];
     let (_, card) = linearize_set(&trees, &config()).unwrap();
     assert_eq!((card.num_used, card.dropped["repeated_problem"]), (2, 1));
-    let (_, card) = linearize_set(&trees, &LinearizeConfig { dedupe: false, ..config() }).unwrap();
+    let (_, card) = linearize_set(
+        &trees,
+        &LinearizeConfig {
+            dedupe: false,
+            ..config()
+        },
+    )
+    .unwrap();
     assert_eq!(card.num_used, 3);
 }
 
@@ -379,22 +442,46 @@ fn a_problem_in_other_words_is_new_and_the_same_words_are_not() {
 fn traces_of_the_same_words_are_one() {
     // Two wrong and two right terminals, which differ in their number and not in their words.
     let mut tree = math_tree(&[(0, Some(5)), (0, Some(5)), (0, Some(1)), (0, Some(1))]);
-    for (id, text) in [(1, "It is \\boxed{5}."), (2, "It  is \\boxed{5}."), (3, "It is \\boxed{1}."), (4, "It is \\boxed{1}.\n")] {
+    for (id, text) in [
+        (1, "It is \\boxed{5}."),
+        (2, "It  is \\boxed{5}."),
+        (3, "It is \\boxed{1}."),
+        (4, "It is \\boxed{1}.\n"),
+    ] {
         tree.nodes[id].text = text.into();
     }
-    let config = LinearizeConfig { num_backtracks: vec![1], ..config() };
+    let config = LinearizeConfig {
+        num_backtracks: vec![1],
+        ..config()
+    };
     let made = traces_of(&tree, 0, &config);
     assert_eq!((made.traces.len(), made.dropped[dropped::DUPLICATE]), (1, 3));
-    let made = traces_of(&tree, 0, &LinearizeConfig { dedupe: false, ..config });
+    let made = traces_of(
+        &tree,
+        0,
+        &LinearizeConfig {
+            dedupe: false,
+            ..config
+        },
+    );
     assert_eq!(made.traces.len(), 4);
 }
 
 #[test]
 fn two_trees_of_one_problem_are_an_error_that_names_both() {
-    let sources = ["shard_index=0", "shard_index=1"].map(|name| Source { name: name.into(), path: format!("{name}.jsonl").into() });
-    let sourced = |source_idx, line| Sourced { tree: small_tree(), source_idx, line };
+    let sources = ["shard_index=0", "shard_index=1"].map(|name| Source {
+        name: name.into(),
+        path: format!("{name}.jsonl").into(),
+    });
+    let sourced = |source_idx, line| Sourced {
+        tree: small_tree(),
+        source_idx,
+        line,
+    };
     let trees = [sourced(0, 4), sourced(1, 9)];
-    let error = linearize_all(&sources, &trees, &config(), "words", &mut |_| Ok(1)).unwrap_err().to_string();
+    let error = linearize_all(&sources, &trees, &config(), "words", &mut |_| Ok(1))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("\"p\""), "{error}");
     assert!(error.contains("shard_index=0.jsonl:4 (shard_index=0)"), "{error}");
     assert!(error.contains("shard_index=1.jsonl:9 (shard_index=1)"), "{error}");
@@ -405,7 +492,10 @@ fn a_broken_tree_is_an_error_that_names_its_line() {
     let mut tree = small_tree();
     tree.nodes[1].parent = Some(9);
     let error = linearize_set(&[named(small_tree(), "a"), tree], &config()).unwrap_err();
-    assert!(error.contains("trees.jsonl:2 (trees): the tree of problem \"p\" is broken"), "{error}");
+    assert!(
+        error.contains("trees.jsonl:2 (trees): the tree of problem \"p\" is broken"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -417,12 +507,19 @@ fn the_card_says_what_was_used_and_what_was_not() {
         named(math_tree(&[(0, None)]), "d"),
         named(math_tree(&[(0, Some(1)), (0, Some(2))]), "e"),
     ];
-    for (tree, subject) in trees.iter_mut().zip(["Algebra", "Algebra", "Geometry", "Geometry", "Geometry"]) {
+    for (tree, subject) in trees
+        .iter_mut()
+        .zip(["Algebra", "Algebra", "Geometry", "Geometry", "Geometry"])
+    {
         tree.problem.meta.insert("subject".into(), subject.into());
     }
     let (traces, card) = linearize_set(&trees, &config()).unwrap();
     assert_eq!((card.num_trees, card.num_used, card.num_traces), (5, 2, traces.len()));
-    let reasons = ["without_correct_terminal", "without_usable_terminals", "without_wrong_terminal"];
+    let reasons = [
+        "without_correct_terminal",
+        "without_usable_terminals",
+        "without_wrong_terminal",
+    ];
     assert_eq!(card.dropped, reasons.map(|reason| (reason.to_owned(), 1)).into());
     // Of the last tree, k = 0 and k = 1 are all there is: a second 1 repeats, and 2 is capped into another repeat.
     assert_eq!(card.dropped_traces, [(dropped::DUPLICATE.to_owned(), 2)].into());
@@ -439,7 +536,10 @@ fn the_card_says_what_was_used_and_what_was_not() {
     ] {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
-    let direct = LinearizeConfig { style: Style::Direct, ..config() };
+    let direct = LinearizeConfig {
+        style: Style::Direct,
+        ..config()
+    };
     let (direct, direct_card) = linearize_set(&trees, &direct).unwrap();
     assert_eq!((direct.len(), direct_card.num_used), (traces.len(), card.num_used));
 }
@@ -447,9 +547,21 @@ fn the_card_says_what_was_used_and_what_was_not() {
 #[test]
 fn what_can_not_be_asked_for_is_said() {
     let refused = |config: &LinearizeConfig| linearize_set(&[small_tree()], config).unwrap_err();
-    assert!(refused(&LinearizeConfig { num_backtracks: vec![], ..config() }).contains("num_backtracks is empty"));
-    let error = refused(&LinearizeConfig { min_traces_per_problem: 5, ..config() });
-    assert!(error.contains("min_traces_per_problem is 5, but no problem gives more than 4"), "{error}");
+    assert!(
+        refused(&LinearizeConfig {
+            num_backtracks: vec![],
+            ..config()
+        })
+        .contains("num_backtracks is empty")
+    );
+    let error = refused(&LinearizeConfig {
+        min_traces_per_problem: 5,
+        ..config()
+    });
+    assert!(
+        error.contains("min_traces_per_problem is 5, but no problem gives more than 4"),
+        "{error}"
+    );
 }
 
 fn any_config() -> impl Strategy<Value = LinearizeConfig> {
@@ -460,27 +572,38 @@ fn any_config() -> impl Strategy<Value = LinearizeConfig> {
     (
         (mixes, balance, prop::sample::select(wrongs), any::<bool>()),
         (prop::sample::select(evals), prop::option::of(0u32..9), any::<bool>()),
-        (prop::option::weighted(0.5, 5usize..80), any::<bool>(), any::<bool>(), any::<u64>()),
+        (
+            prop::option::weighted(0.5, 5usize..80),
+            any::<bool>(),
+            any::<bool>(),
+            any::<u64>(),
+        ),
     )
-        .prop_map(|((mix, (most, least, even), wrong, by_answer), (self_eval, min_agree, to_root), (max_length, shorten, dedupe, seed))| {
-            LinearizeConfig {
-                style: Style::Search,
-                num_backtracks: mix,
-                traces_per_problem: most,
-                min_traces_per_problem: least,
-                even_backtracks: even,
-                wrong,
-                distinct: if by_answer { Distinct::Answer } else { Distinct::Attempt },
-                sound_attempts: true,
-                self_eval,
-                min_agree,
-                return_to: if to_root { ReturnTo::Root } else { ReturnTo::Ancestor },
-                max_length,
-                too_long: if shorten { TooLong::Shorten } else { TooLong::Drop },
-                dedupe,
-                seed,
-            }
-        })
+        .prop_map(
+            |(
+                (mix, (most, least, even), wrong, by_answer),
+                (self_eval, min_agree, to_root),
+                (max_length, shorten, dedupe, seed),
+            )| {
+                LinearizeConfig {
+                    style: Style::Search,
+                    num_backtracks: mix,
+                    traces_per_problem: most,
+                    min_traces_per_problem: least,
+                    even_backtracks: even,
+                    wrong,
+                    distinct: if by_answer { Distinct::Answer } else { Distinct::Attempt },
+                    sound_attempts: true,
+                    self_eval,
+                    min_agree,
+                    return_to: if to_root { ReturnTo::Root } else { ReturnTo::Ancestor },
+                    max_length,
+                    too_long: if shorten { TooLong::Shorten } else { TooLong::Drop },
+                    dedupe,
+                    seed,
+                }
+            },
+        )
 }
 
 /// A tree whose right terminals were voted on, or were not.
@@ -503,7 +626,10 @@ fn replay(tree: &Tree, trace: &Trace, config: &LinearizeConfig) -> Result<(), Te
     let mut num_returns = 0;
     for (idx, visit) in nodes.iter().enumerate() {
         let node = &tree.nodes[visit.id];
-        prop_assert_eq!((&visit.text, &visit.answer, visit.correct), (&node.text, &node.answer, node.correct));
+        prop_assert_eq!(
+            (&visit.text, &visit.answer, visit.correct),
+            (&node.text, &node.answer, node.correct)
+        );
         match visit.relation {
             Relation::Root => prop_assert_eq!(idx, 0, "a second root"),
             Relation::Child => prop_assert_eq!(node.parent, Some(at.id), "a step to no child"),
@@ -511,18 +637,34 @@ fn replay(tree: &Tree, trace: &Trace, config: &LinearizeConfig) -> Result<(), Te
                 num_returns += 1;
                 prop_assert_eq!(at.correct, Some(false), "a return in the middle of an attempt");
                 prop_assert_eq!(visit.relation == Relation::Restart, node.id == 0);
-                prop_assert!(at.id != node.id && path_to(tree, at.id).contains(&node.id), "a return to no ancestor");
-                let next = nodes[idx..].iter().find(|later| later.terminal).map(|later| path_to(tree, later.id));
+                prop_assert!(
+                    at.id != node.id && path_to(tree, at.id).contains(&node.id),
+                    "a return to no ancestor"
+                );
+                let next = nodes[idx..]
+                    .iter()
+                    .find(|later| later.terminal)
+                    .map(|later| path_to(tree, later.id));
                 let next = next.expect("an attempt follows");
                 let lowest = path_to(tree, at.id).into_iter().filter(|id| next.contains(id)).max();
-                let expected = if config.return_to == ReturnTo::Root { Some(0) } else { lowest };
+                let expected = if config.return_to == ReturnTo::Root {
+                    Some(0)
+                } else {
+                    lowest
+                };
                 prop_assert_eq!(Some(node.id), expected, "not the last common ancestor");
             }
         }
         at = node;
     }
-    prop_assert!(at.terminal && at.correct == Some(true), "it ends elsewhere than at a correct leaf");
-    prop_assert!(!tree.nodes.iter().any(|node| node.parent == Some(at.id)), "it ends at no leaf");
+    prop_assert!(
+        at.terminal && at.correct == Some(true),
+        "it ends elsewhere than at a correct leaf"
+    );
+    prop_assert!(
+        !tree.nodes.iter().any(|node| node.parent == Some(at.id)),
+        "it ends at no leaf"
+    );
     prop_assert_eq!(&Some(trace.answer.clone()), &at.answer);
     let wrong: Vec<&TraceNode> = nodes.iter().filter(|node| node.correct == Some(false)).collect();
     prop_assert_eq!((wrong.len(), num_returns), (trace.k, trace.k));

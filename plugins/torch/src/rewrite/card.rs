@@ -77,7 +77,9 @@ impl RewriteCard {
         }
         let chats = || written.iter().filter_map(|written| written.chat.as_ref());
         let reasons = |with_chat: bool| {
-            let those = written.iter().filter(move |written| written.chat.is_some() == with_chat);
+            let those = written
+                .iter()
+                .filter(move |written| written.chat.is_some() == with_chat);
             tally(those.filter_map(|written| Some(kind(&written.reject.as_ref()?.reason).to_owned())))
         };
         Ok(Self {
@@ -96,7 +98,10 @@ impl RewriteCard {
 
     /// Reasons and their counts in words.
     pub fn reasons(counts: &BTreeMap<String, usize>) -> String {
-        let listed: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let listed: Vec<String> = counts
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
         listed.join(", ")
     }
 }

@@ -44,7 +44,11 @@ pub fn repeats(paragraphs: &[&str]) -> bool {
 pub fn order_objection(trace: &Trace, config: &RewriteConfig, parts: &[Part], text: &str) -> Option<String> {
     let paragraphs = paragraphs(text);
     if paragraphs.len() != parts.len() {
-        return Some(format!("order: {} paragraphs for {} parts", paragraphs.len(), parts.len()));
+        return Some(format!(
+            "order: {} paragraphs for {} parts",
+            paragraphs.len(),
+            parts.len()
+        ));
     }
     if repeats(&paragraphs) {
         return Some("repeated_paragraph".to_owned());
@@ -167,7 +171,9 @@ pub fn unboxed(text: &str) -> String {
             .max();
         let Some((start, name_len)) = start else { break };
         let framed = text[start + name_len..end].trim();
-        let content = framed.strip_prefix('{').map_or(framed, |inner| inner.strip_suffix('}').unwrap_or(inner));
+        let content = framed
+            .strip_prefix('{')
+            .map_or(framed, |inner| inner.strip_suffix('}').unwrap_or(inner));
         let content = content.trim().to_owned();
         text.replace_range(start..end, &content);
     }
@@ -184,7 +190,10 @@ fn mentions(text: &str, answer: &str) -> bool {
 
 /// A text without what only sets it: white space, dollar signs, braces and the like.
 fn bare(text: &str) -> String {
-    let text = text.replace("\\left", "").replace("\\right", "").replace("\\dfrac", "\\frac");
+    let text = text
+        .replace("\\left", "")
+        .replace("\\right", "")
+        .replace("\\dfrac", "\\frac");
     text.chars()
         .filter(|c| !c.is_whitespace() && !"${}\\,!;".contains(*c))
         .collect::<String>()
@@ -202,7 +211,9 @@ fn keeps_numbers(step: &str, text: &str) -> bool {
     let step = without_numbering(step);
     let kept = numbers(text);
     let results = RESULT.captures_iter(&step).filter_map(|found| value(&found[1]));
-    let results: BTreeSet<String> = results.map(|result| result.trim_start_matches('-').to_owned()).collect();
+    let results: BTreeSet<String> = results
+        .map(|result| result.trim_start_matches('-').to_owned())
+        .collect();
     if !results.is_subset(&kept) {
         return false;
     }
@@ -221,7 +232,10 @@ fn without_numbering(step: &str) -> String {
 /// The numbers of a text, without signs: a minus may have become a word.
 fn numbers(text: &str) -> BTreeSet<String> {
     static NUMBER: LazyLock<Regex> = LazyLock::new(|| regex(r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"));
-    NUMBER.find_iter(text).filter_map(|found| value(found.as_str())).collect()
+    NUMBER
+        .find_iter(text)
+        .filter_map(|found| value(found.as_str()))
+        .collect()
 }
 
 /// A number in one form, whatever its separators and last zeros.
@@ -233,11 +247,27 @@ fn value(number: &str) -> Option<String> {
 /// The numbers and longer words of a text.
 fn key_words(text: &str) -> BTreeSet<String> {
     const COMMON: [&str; 16] = [
-        "back", "beginning", "each", "from", "have", "let's", "solution", "step", "that", "then", "there", "they", "this",
-        "what", "where", "with",
+        "back",
+        "beginning",
+        "each",
+        "from",
+        "have",
+        "let's",
+        "solution",
+        "step",
+        "that",
+        "then",
+        "there",
+        "they",
+        "this",
+        "what",
+        "where",
+        "with",
     ];
     let words = without_numbering(text).to_lowercase();
-    let words = words.split(|c: char| !c.is_alphanumeric() && c != '\'').map(str::to_owned);
+    let words = words
+        .split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .map(str::to_owned);
     let longer = words.filter(|word| word.chars().count() >= 4 && !COMMON.contains(&word.as_str()));
     longer.chain(numbers(&without_numbering(text))).collect()
 }
@@ -248,8 +278,15 @@ mod tests {
 
     #[test]
     fn boxes_are_opened_from_the_inside_and_the_outside() {
-        assert_eq!(unboxed("So $\\boxed{\\frac{1}{2}}$, not \\boxed 5."), "So $\\frac{1}{2}$, not 5.");
-        assert_eq!(unboxed("\\fbox{\\boxed{7}} \\boxed{8"), "7 \\boxed{8", "one that is never closed stays");
+        assert_eq!(
+            unboxed("So $\\boxed{\\frac{1}{2}}$, not \\boxed 5."),
+            "So $\\frac{1}{2}$, not 5."
+        );
+        assert_eq!(
+            unboxed("\\fbox{\\boxed{7}} \\boxed{8"),
+            "7 \\boxed{8",
+            "one that is never closed stays"
+        );
         assert_eq!(unboxed("\\fbox{\\boxed{7}}"), "7");
         assert_eq!(unboxed("nothing"), "nothing");
     }
@@ -257,17 +294,32 @@ mod tests {
     #[test]
     fn results_must_survive_and_most_other_numbers() {
         let step = "## Step 12: Area\n1. 3 * 4 = 12\n2. 12 / 2 = 6.0, and x^2 stays";
-        assert!(keeps_numbers(step, "With 3 and 4 we get 12; half of it is 6, and 2 stays."));
-        assert!(keeps_numbers(step, "With 3 and 4 we get 12, half of it is 6."), "a 2 in words");
-        assert!(!keeps_numbers(step, "With 3 and 4 we get 12, and half of it."), "a result is missing");
+        assert!(keeps_numbers(
+            step,
+            "With 3 and 4 we get 12; half of it is 6, and 2 stays."
+        ));
+        assert!(
+            keeps_numbers(step, "With 3 and 4 we get 12, half of it is 6."),
+            "a 2 in words"
+        );
+        assert!(
+            !keeps_numbers(step, "With 3 and 4 we get 12, and half of it."),
+            "a result is missing"
+        );
         assert!(!keeps_numbers(step, "We get 12 and 6."), "too few");
-        assert!(keeps_numbers("It costs 1,200 = 1200.50", "That is $1{,}200$, or 1,200.5."));
+        assert!(keeps_numbers(
+            "It costs 1,200 = 1200.50",
+            "That is $1{,}200$, or 1,200.5."
+        ));
         assert!(keeps_numbers("We think.", "We think about it."));
     }
 
     #[test]
     fn answers_are_found_however_they_are_set() {
-        assert!(mentions("so it would be $\\left(3, \\frac{1}{2}\\right)$", "(3,\\dfrac{1}{2})"));
+        assert!(mentions(
+            "so it would be $\\left(3, \\frac{1}{2}\\right)$",
+            "(3,\\dfrac{1}{2})"
+        ));
         assert!(mentions("so it would be 1,000 or so", "1000") && mentions("minus 5", "-5"));
         assert!(!mentions("so it is 15", "5") && !mentions("we think", "x + 1"));
     }
@@ -275,8 +327,17 @@ mod tests {
     #[test]
     fn a_return_names_what_it_returns_to() {
         let named = |sentence: &str, name: &str| !key_words(sentence).is_disjoint(&key_words(name));
-        assert!(named("Let's go back to where we factored it.", "## Step 2: Factor\nIt is factored."));
-        assert!(named("Let's go back to where we had 60.", "## Step 2: Speed\n150 / 2.5 = 60"));
-        assert!(!named("Let's go back to where we have this step.", "## Step 2: Where this step is\nx"));
+        assert!(named(
+            "Let's go back to where we factored it.",
+            "## Step 2: Factor\nIt is factored."
+        ));
+        assert!(named(
+            "Let's go back to where we had 60.",
+            "## Step 2: Speed\n150 / 2.5 = 60"
+        ));
+        assert!(!named(
+            "Let's go back to where we have this step.",
+            "## Step 2: Where this step is\nx"
+        ));
     }
 }

@@ -237,7 +237,12 @@ impl Draft<'_> {
         let written = self.text();
         let written = if written.is_empty() { "(nothing yet)" } else { &written };
         let values = |step, answer| {
-            [("problem", self.trace.problem.problem.as_str()), ("written", written), ("step", step), ("answer", answer)]
+            [
+                ("problem", self.trace.problem.problem.as_str()),
+                ("written", written),
+                ("step", step),
+                ("answer", answer),
+            ]
         };
         match &self.parts[self.written.len()] {
             Part::Step { visit_idx } => {
@@ -247,7 +252,10 @@ impl Draft<'_> {
                     (true, _) => &prompts.attempt,
                     (false, _) => &prompts.step,
                 };
-                fill(prompt, &values(node.text.trim(), node.answer.as_deref().unwrap_or_default()))
+                fill(
+                    prompt,
+                    &values(node.text.trim(), node.answer.as_deref().unwrap_or_default()),
+                )
             }
             Part::Return { to_idx: Some(idx), .. } => {
                 fill(&prompts.go_back, &values(self.trace.nodes[*idx].text.trim(), ""))
@@ -382,7 +390,11 @@ fn cleaned_step(answer: &str, node: &TraceNode) -> String {
 /// The first line of an answer.
 fn cleaned_line(answer: &str) -> String {
     let text = stripped(answer);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
     unquoted(line).to_owned()
 }
 
@@ -392,8 +404,15 @@ fn stripped(answer: &str) -> String {
             .expect("the built-in pattern is a regular expression")
     });
     let text = answer.rsplit_once("</think>").map_or(answer, |(_, after)| after);
-    let end = STOPS.iter().filter_map(|stop| text.find(stop)).min().unwrap_or(text.len());
-    let lines = text[..end].trim().lines().filter(|line| !line.trim_start().starts_with("```"));
+    let end = STOPS
+        .iter()
+        .filter_map(|stop| text.find(stop))
+        .min()
+        .unwrap_or(text.len());
+    let lines = text[..end]
+        .trim()
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("```"));
     let text = lines.collect::<Vec<_>>().join("\n");
     let text = LABEL.replace(text.trim(), "");
     unquoted(text.trim()).to_owned()

@@ -100,7 +100,10 @@ fn write(
     let (done, total) = writing.progress();
     assert_eq!(done, total);
     let (written, asked) = writing.finish();
-    assert_eq!(asked.num_requests, asked.num_accepted + asked.failed.values().sum::<usize>());
+    assert_eq!(
+        asked.num_requests,
+        asked.num_accepted + asked.failed.values().sum::<usize>()
+    );
     (written, asked, batches)
 }
 
@@ -130,10 +133,15 @@ fn sum_trace() -> Trace {
 #[test]
 fn a_trace_is_written_part_by_part_with_the_text_so_far() {
     let mut asked = Vec::new();
-    let (written, cost, batches) = write(&[sum_trace()], &model_config(1, Fallback::Reject), any_length(), |wanted, _| {
-        asked.push(wanted.clone());
-        good(wanted)
-    });
+    let (written, cost, batches) = write(
+        &[sum_trace()],
+        &model_config(1, Fallback::Reject),
+        any_length(),
+        |wanted, _| {
+            asked.push(wanted.clone());
+            good(wanted)
+        },
+    );
     let expected = [
         Wanted::Attempt("Double 2 and add 3 = \\boxed{7}".into()),
         Wanted::Restart,
@@ -155,7 +163,10 @@ fn a_trace_is_written_part_by_part_with_the_text_so_far() {
         format!("{question} Our solution seems to be correct so far."),
     ];
     let (chat, writer) = written[0].chat.clone().expect("it is written");
-    assert_eq!((chat.messages[1].content.as_str(), writer), (expected.join("\n\n").as_str(), Writer::Model));
+    assert_eq!(
+        (chat.messages[1].content.as_str(), writer),
+        (expected.join("\n\n").as_str(), Writer::Model)
+    );
     assert_eq!(chat.num_backtracks, 2);
     assert_eq!((cost.num_requests, cost.num_accepted, batches), (6, 6, vec![1; 6]));
     assert!(cost.completion_tokens > 40);
@@ -167,7 +178,10 @@ fn the_text_so_far_is_in_the_prompt() {
     let (model, configs) = (model_config(1, Fallback::Reject), config(VerifierName::Math));
     let mut writing = Writing::new(&traces, &model, &|_| &configs, any_length());
     let first = writing.requests()[0].prompt.clone();
-    assert!(first.contains("Problem: Add 2 and 3 and double the sum.\nSolution so far: (nothing yet)\n"), "{first}");
+    assert!(
+        first.contains("Problem: Add 2 and 3 and double the sum.\nSolution so far: (nothing yet)\n"),
+        "{first}"
+    );
     assert!(first.contains("which answers 7:"), "{first}");
     writing.take(vec![vec![Completion {
         text: "So 4 and 3 would be 7, from 2 and 3.".into(),
@@ -176,17 +190,23 @@ fn the_text_so_far_is_in_the_prompt() {
         finish: Finish::Eos,
     }]]);
     let second = writing.requests()[0].prompt.clone();
-    assert!(second.contains("Solution so far: So 4 and 3 would be 7, from 2 and 3.\n"), "{second}");
+    assert!(
+        second.contains("Solution so far: So 4 and 3 would be 7, from 2 and 3.\n"),
+        "{second}"
+    );
 }
 
 /// What becomes of the trace if the model answers `bad` where `is_it` says so, `times` times for each.
 fn with_bad(bad: &str, is_it: fn(&Wanted) -> bool, times: usize, fallback: Fallback) -> (Written, Asked) {
-    let (mut written, asked, _) = write(&[sum_trace()], &model_config(3, fallback), any_length(), |wanted, before| {
-        match is_it(wanted) && before < times {
+    let (mut written, asked, _) = write(
+        &[sum_trace()],
+        &model_config(3, fallback),
+        any_length(),
+        |wanted, before| match is_it(wanted) && before < times {
             true => bad.to_owned(),
             false => good(wanted),
-        }
-    });
+        },
+    );
     (written.remove(0), asked)
 }
 
@@ -212,11 +232,23 @@ fn each_fault_of_an_answer_has_its_reason() {
     let cases: [(&str, Which, &str); 16] = [
         ("", is_step, "empty"),
         ("We add: 2 + 3.", is_step, "numbers_lost"),
-        ("We add 2 + 3 = 5. But wait, is that right?", is_step, "unasked_reflection"),
-        ("We add 2 + 3 = 5. Let's go back to the start.", is_step, "unasked_reflection"),
+        (
+            "We add 2 + 3 = 5. But wait, is that right?",
+            is_step,
+            "unasked_reflection",
+        ),
+        (
+            "We add 2 + 3 = 5. Let's go back to the start.",
+            is_step,
+            "unasked_reflection",
+        ),
         ("We add 2 + 3 = \\boxed{5}.", is_step, "boxed_early"),
         ("We add 2 + 3 = 5 ; and so on.", is_step, "several_paragraphs"),
-        ("We try this. Double 2 and add 3 = 7 That is it.", is_step, "numbers_lost"),
+        (
+            "We try this. Double 2 and add 3 = 7 That is it.",
+            is_step,
+            "numbers_lost",
+        ),
         ("We try 5 * 2, 3 = 12.", is_attempt, "answer_lost"),
         ("In the end 5 * 2 = 10.", is_final, "box_lost"),
         ("In the end 5 * 2 = 10, so \\boxed{12}.", is_final, "other_answer"),
@@ -225,15 +257,30 @@ fn each_fault_of_an_answer_has_its_reason() {
         ("Let's restart with 5.", is_return, "no_return"),
         ("Let's go back to where we were.", is_return, "return_names_nothing"),
         ("Let's go back to where we had \\boxed{5}.", is_return, "boxed_early"),
-        ("Let's go back to where we had 5. But wait, are we solving the problem correctly so far? Hmm...", is_return, "unasked_reflection"),
+        (
+            "Let's go back to where we had 5. But wait, are we solving the problem correctly so far? Hmm...",
+            is_return,
+            "unasked_reflection",
+        ),
     ];
     for (bad, is_it, reason) in cases {
         let (written, asked) = with_bad(bad, is_it, 1, Fallback::Reject);
         assert!(asked.failed.contains_key(reason), "{bad:?}: {:?}", asked.failed);
-        assert!(written.chat.is_some_and(|(_, writer)| writer == Writer::Model), "{bad:?}: the second answer was good");
+        assert!(
+            written.chat.is_some_and(|(_, writer)| writer == Writer::Model),
+            "{bad:?}: the second answer was good"
+        );
         let (written, asked) = with_bad(bad, is_it, 9, Fallback::Reject);
-        assert_eq!((asked.failed[reason], asked.failed.len()), (3, 1), "{bad:?}: three attempts");
-        assert_eq!(written.reject.map(|reject| reject.reason).as_deref(), Some(reason), "{bad:?}");
+        assert_eq!(
+            (asked.failed[reason], asked.failed.len()),
+            (3, 1),
+            "{bad:?}: three attempts"
+        );
+        assert_eq!(
+            written.reject.map(|reject| reject.reason).as_deref(),
+            Some(reason),
+            "{bad:?}"
+        );
         assert_eq!(written.chat, None);
     }
 }
@@ -262,18 +309,33 @@ fn what_a_model_does_not_manage_is_the_templates_or_nobodys() {
     let (written, _) = with_bad(bad, is_step, 9, Fallback::Template);
     let (chat, writer) = written.chat.expect("the template's");
     assert_eq!(writer, Writer::Template);
-    assert!(chat.messages[1].content.contains("so \\boxed{11}\n\nBut wait"), "{chat:?}");
+    assert!(
+        chat.messages[1].content.contains("so \\boxed{11}\n\nBut wait"),
+        "{chat:?}"
+    );
     let reject = written.reject.expect("what it replaces");
-    assert_eq!((reject.reason.as_str(), reject.replaced_by), ("numbers_lost", Some(Writer::Template)));
+    assert_eq!(
+        (reject.reason.as_str(), reject.replaced_by),
+        ("numbers_lost", Some(Writer::Template))
+    );
     assert!(reject.text.starts_with("We try this."), "{reject:?}");
 
     let (written, asked) = with_bad(bad, is_step, 9, Fallback::Step);
     let (chat, writer) = written.chat.expect("of both");
     assert_eq!((writer, asked.num_pasted), (Writer::Mixed, 1));
-    assert!(chat.messages[1].content.contains("\n\n## Step 1: Add\n2 + 3 = 5\n\nWe try this."), "{chat:?}");
+    assert!(
+        chat.messages[1]
+            .content
+            .contains("\n\n## Step 1: Add\n2 + 3 = 5\n\nWe try this."),
+        "{chat:?}"
+    );
     let (written, _) = with_bad(bad, is_attempt, 9, Fallback::Step);
     let (chat, _) = written.chat.expect("of both");
-    assert_eq!(chat.messages[1].content.matches("boxed").count(), 1, "wrong answers are pasted without their box");
+    assert_eq!(
+        chat.messages[1].content.matches("boxed").count(),
+        1,
+        "wrong answers are pasted without their box"
+    );
 
     let (written, _) = with_bad(bad, is_step, 9, Fallback::Reject);
     assert_eq!(written.chat, None);
@@ -285,11 +347,17 @@ fn a_text_that_is_too_long_falls_back() {
         Wanted::Step(_) => good(wanted) + &" and on".repeat(100),
         _ => good(wanted),
     };
-    let at_most = |most| MaxLength { most: Some(most), ..any_length() };
+    let at_most = |most| MaxLength {
+        most: Some(most),
+        ..any_length()
+    };
     let reason = |fallback, most| {
         let (mut written, ..) = write(&[sum_trace()], &model_config(1, fallback), at_most(most), long);
         let written = written.remove(0);
-        (written.chat.map(|(_, writer)| writer), written.reject.expect("it is too long").reason)
+        (
+            written.chat.map(|(_, writer)| writer),
+            written.reject.expect("it is too long").reason,
+        )
     };
     let (writer, why) = reason(Fallback::Template, 150);
     assert_eq!(writer, Some(Writer::Template));
@@ -303,7 +371,12 @@ fn a_text_that_is_too_long_falls_back() {
 fn all_traces_are_asked_about_together() {
     let (short, long) = (trace(&sum_tree(), &[3]), sum_trace());
     let traces = [long.clone(), short, long];
-    let (written, _, batches) = write(&traces, &model_config(1, Fallback::Reject), any_length(), |wanted, _| good(wanted));
+    let (written, _, batches) = write(
+        &traces,
+        &model_config(1, Fallback::Reject),
+        any_length(),
+        |wanted, _| good(wanted),
+    );
     assert!(written.iter().all(|written| written.chat.is_some()));
     assert_eq!(batches, [3, 3, 2, 2, 2, 2]);
 }
@@ -346,7 +419,12 @@ fn without_a_prompt_for_it_a_restart_is_the_fixed_sentence() {
     };
     let (written, asked, _) = write(&[sum_trace()], &model, any_length(), |wanted, _| good(wanted));
     let (chat, _) = written[0].chat.clone().expect("it is written");
-    assert!(chat.messages[1].content.contains("Let's restart our solution from the beginning.\n\n"), "{chat:?}");
+    assert!(
+        chat.messages[1]
+            .content
+            .contains("Let's restart our solution from the beginning.\n\n"),
+        "{chat:?}"
+    );
     assert_eq!(asked.num_requests, 5);
 }
 

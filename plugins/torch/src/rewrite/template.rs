@@ -28,12 +28,7 @@ pub fn rewrite(
 ///
 /// # Errors
 /// As [`rewrite`].
-pub fn write(
-    trace: &Trace,
-    config: &RewriteConfig,
-    max_length: MaxLength<'_>,
-    parts: &[Part],
-) -> Result<Chat, Reject> {
+pub fn write(trace: &Trace, config: &RewriteConfig, max_length: MaxLength<'_>, parts: &[Part]) -> Result<Chat, Reject> {
     let written: Vec<String> = parts.iter().map(|part| paragraph(trace, config, part)).collect();
     let text = written.join(&config.wording.separator);
     let objection = claims_objection(trace, config, &text)
