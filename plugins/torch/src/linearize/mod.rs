@@ -20,7 +20,7 @@ use serde::Deserialize;
 use crate::formats::{Relation, Style, Trace, TraceNode, Tree, VERSION};
 use crate::random::stream;
 use crate::search::steps_to;
-use crate::verify::{failure, join_steps, same_answer, verify};
+use crate::verify::{failure, join_steps, same_answer, squeezed, verify};
 
 pub use card::{Card, Group, SourceCounts};
 pub use merge::{ReturnTo, merge_sequences, path_to};
@@ -292,11 +292,6 @@ fn identity(nodes: &[TraceNode], config: &LinearizeConfig) -> Vec<String> {
         false => node.id.to_string(),
     };
     nodes.iter().map(name).collect()
-}
-
-/// A text with single spaces.
-fn squeezed(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Makes `count` traces of right solutions, each once before any is taken again.

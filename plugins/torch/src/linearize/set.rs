@@ -10,12 +10,13 @@ use rand::seq::SliceRandom;
 
 use super::card::{Card, Group, SourceCounts};
 use super::{
-    LinearizeConfig, Measured, Terminals, TreeTraces, defect, direct_traces, dropped, num_distinct, search_traces,
-    squeezed,
+    LinearizeConfig, Measured, Terminals, TreeTraces, defect, direct_traces, dropped, num_distinct, path_to,
+    search_traces,
 };
 use crate::card::{Histogram, tally};
 use crate::formats::{Relation, Style, Trace, Tree, VERSION};
 use crate::random::stream;
+use crate::verify::squeezed;
 
 /// Fields of `Problem::meta` by which the card counts.
 const GROUP_FIELDS: [&str; 3] = ["source", "subject", "level"];
@@ -85,12 +86,11 @@ pub fn linearize_all(
     let mut used = Vec::new();
     let mut questions = BTreeSet::new();
     for (tree_idx, Sourced { tree, .. }) in trees.iter().enumerate() {
-        let lengths = tree
-            .nodes
-            .iter()
-            .map(|node| measure(&node.text))
-            .collect::<Result<Vec<_>>>()
-            .with_context(|| format!("the tree of problem {:?}", tree.problem.id))?;
+        // Where nothing depends on lengths, those of the traces that are made are enough: trees can be large.
+        let lengths = match config.max_length {
+            Some(_) => lengths_of(tree, terminal_paths(tree), measure)?,
+            None => vec![0; tree.nodes.len()],
+        };
         let measured = Measured {
             tree,
             lengths: &lengths,
@@ -144,8 +144,39 @@ pub fn linearize_all(
             tree.made = direct_traces(&trees[tree.tree_idx].tree, &tree.terminals, count, config);
         }
     }
+    if config.max_length.is_none() {
+        for tree in &mut used {
+            let visited = tree
+                .made
+                .traces
+                .iter()
+                .flat_map(|trace| &trace.nodes)
+                .map(|node| node.id);
+            tree.lengths = lengths_of(&trees[tree.tree_idx].tree, visited.collect(), measure)?;
+        }
+    }
     fill(&mut card, sources, trees, &used, config, unit);
     Ok((used.into_iter().flat_map(|tree| tree.made.traces).collect(), card))
+}
+
+/// The nodes on the way to a terminal.
+fn terminal_paths(tree: &Tree) -> BTreeSet<usize> {
+    let terminals = tree.nodes.iter().filter(|node| node.terminal);
+    terminals.flat_map(|node| path_to(tree, node.id)).collect()
+}
+
+/// Returns the lengths of some nodes' texts, by node; 0 for the others.
+fn lengths_of(
+    tree: &Tree,
+    nodes: BTreeSet<usize>,
+    measure: &mut dyn FnMut(&str) -> Result<usize>,
+) -> Result<Vec<usize>> {
+    let mut lengths = vec![0; tree.nodes.len()];
+    for id in nodes {
+        let length = measure(&tree.nodes[id].text);
+        lengths[id] = length.with_context(|| format!("the tree of problem {:?}", tree.problem.id))?;
+    }
+    Ok(lengths)
 }
 
 fn check(sources: &[Source], trees: &[Sourced]) -> Result<()> {

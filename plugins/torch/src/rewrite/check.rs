@@ -13,7 +13,7 @@ use super::RewriteConfig;
 use super::plan::Part;
 use crate::formats::{Trace, TraceNode, VerifierName};
 use crate::verify::math::end_of_last_box;
-use crate::verify::{count_backtracks, paragraphs, same_answer, stated_answer, verify_with};
+use crate::verify::{count_backtracks, paragraphs, same_answer, squeezed, stated_answer, verify_with};
 
 /// Of the numbers of a step that are neither results nor answers, so many must survive: prose may say "half" or "squared".
 const MIN_NUMBERS_KEPT: f64 = 0.7;
@@ -198,11 +198,6 @@ fn bare(text: &str) -> String {
         .filter(|c| !c.is_whitespace() && !"${}\\,!;".contains(*c))
         .collect::<String>()
         .to_lowercase()
-}
-
-/// A text with single spaces.
-fn squeezed(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Returns whether the results of a step are all there in its rewritten text, and most of its other numbers.
