@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::RewriteConfig;
 use super::plan::Part;
+use super::{RewriteConfig, template};
 use crate::formats::{Trace, TraceNode, VerifierName};
 use crate::verify::math::end_of_last_box;
 use crate::verify::{count_backtracks, paragraphs, same_answer, squeezed, stated_answer, verify_with};
@@ -60,13 +60,12 @@ pub fn order_objection(trace: &Trace, config: &RewriteConfig, parts: &[Part], te
     for (part, paragraph) in parts.iter().zip(paragraphs) {
         let objection = match part {
             Part::Step { visit_idx } => step_objection(trace, config, &trace.nodes[*visit_idx], paragraph),
+            // The template's own sentence may be worded in any way.
+            Part::Return { .. } if paragraph == template::paragraph(trace, config, part) => None,
             Part::Return { to_idx, .. } => {
                 let begins = format!("{} {} ", config.wording.reflection, config.wording.negative);
                 match paragraph.strip_prefix(&begins) {
-                    Some(sentence) => {
-                        let target = to_idx.map(|idx| trace.nodes[idx].text.as_str());
-                        return_objection(config, sentence, target.is_none(), &[])
-                    }
+                    Some(sentence) => return_objection(config, sentence, to_idx.is_none(), &[]),
                     None => Some("reflection_lost"),
                 }
             }
@@ -122,12 +121,8 @@ pub fn return_objection(config: &RewriteConfig, sentence: &str, at_root: bool, n
     static GO_BACK: LazyLock<Regex> = LazyLock::new(|| regex("(?i)^let['’]s go back to"));
     static RESTART: LazyLock<Regex> = LazyLock::new(|| regex("(?i)^let['’]s restart"));
     let sentence = sentence.trim();
-    let begins = if at_root {
-        RESTART.is_match(sentence) || sentence == config.wording.restart
-    } else {
-        GO_BACK.is_match(sentence)
-    };
-    if !begins || !config.patterns.matches(sentence) {
+    let begins = if at_root { &RESTART } else { &GO_BACK };
+    if !begins.is_match(sentence) || !config.patterns.matches(sentence) {
         return Some("no_return");
     }
     if paragraphs(sentence).len() != 1 || sentence.split_whitespace().count() > MAX_RETURN_WORDS {

@@ -342,6 +342,39 @@ fn what_a_model_does_not_manage_is_the_templates_or_nobodys() {
 }
 
 #[test]
+fn pasted_returns_may_be_worded_in_any_way() {
+    let traces = [sum_trace()];
+    let mut configs = config(VerifierName::Math);
+    configs.wording.go_back = "Back we are at {state}, then.".into();
+    configs.wording.restart = "We start again.".into();
+    configs.patterns = BacktrackPatterns::of(&configs.wording);
+    let model = model_config(1, Fallback::Step);
+    let mut writing = Writing::new(&traces, &model, &|_| &configs, any_length());
+    loop {
+        let requests = writing.requests();
+        let Some(request) = requests.first() else { break };
+        let wanted = wanted(&request.prompt);
+        let is_return = matches!(wanted, Wanted::GoBack(_) | Wanted::Restart);
+        let text = if is_return { "No.".to_owned() } else { good(&wanted) };
+        writing.take(vec![vec![Completion {
+            text,
+            num_tokens: 1,
+            sum_logprob: None,
+            finish: Finish::Eos,
+        }]]);
+    }
+    let (written, asked) = writing.finish();
+    let (chat, writer) = written[0].chat.clone().expect("it is written");
+    assert_eq!((writer, asked.num_pasted), (Writer::Mixed, 2));
+    assert!(
+        chat.messages[1]
+            .content
+            .contains("so far. Back we are at Step 1: Add, then.\n\n"),
+        "{chat:?}"
+    );
+}
+
+#[test]
 fn a_text_that_is_too_long_falls_back() {
     let long = |wanted: &Wanted, _| match wanted {
         Wanted::Step(_) => good(wanted) + &" and on".repeat(100),
