@@ -35,7 +35,7 @@ pub fn run(job: &Job) -> Result<()> {
     job.metric("traces", card.num_traces as f64, None);
     write_jsonl(&job.output("traces")?, &traces)?;
     write_json(&job.output("card")?, &card)?;
-    std::fs::write(job.output("card_text")?, card.text())?;
+    std::fs::write(job.output("card_text")?, card.text(&traces))?;
     if traces.is_empty() {
         bail!("{}", no_traces(&card));
     }

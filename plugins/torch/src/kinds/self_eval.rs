@@ -48,8 +48,8 @@ struct Params {
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
     ensure!(
-        params.agree <= params.votes,
-        "agree is {}, but there are {} votes",
+        params.votes == 0 || params.agree <= params.votes,
+        "agree is {}, but there are {} votes; no solution could be good",
         params.agree,
         params.votes
     );

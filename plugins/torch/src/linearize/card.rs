@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::dropped;
 use crate::card::{Histogram, write_counts};
-use crate::formats::Style;
+use crate::formats::{Problem, Relation, Style, Trace};
+use crate::verify::squeezed;
+
+/// Characters of a step in the example.
+const MAX_SHOWN: usize = 100;
 
 /// The counts. `num_trees` is `num_used` and all of `dropped`; `num_asked` is `num_traces` and all of `dropped_traces`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -74,8 +78,8 @@ pub struct Group {
 }
 
 impl Card {
-    /// The card as a page of Markdown.
-    pub fn text(&self) -> String {
+    /// The card as a page of Markdown, with one of the `traces` that it counts as an example.
+    pub fn text(&self, traces: &[Trace]) -> String {
         let style = match self.style {
             Some(Style::Direct) => "direct",
             _ => "search",
@@ -118,6 +122,9 @@ impl Card {
             self.length.write(&mut out);
         }
         self.write_origins(&mut out);
+        if let Some(trace) = example(traces) {
+            write_example(&mut out, trace);
+        }
         out
     }
 
@@ -203,6 +210,39 @@ fn write_origin<'a>(out: &mut String, heading: &str, rows: impl Iterator<Item = 
         );
     }
     out.push('\n');
+}
+
+/// The first trace that has backtracks, or of all.
+fn example(traces: &[Trace]) -> Option<&Trace> {
+    traces.iter().find(|trace| trace.k > 0).or_else(|| traces.first())
+}
+
+fn write_example(out: &mut String, trace: &Trace) {
+    let Problem { id, problem, .. } = &trace.problem;
+    let _ = writeln!(out, "## An example: problem {id}\n\n```text\n{}\n", shown(problem));
+    for node in &trace.nodes {
+        let verdict = match (node.terminal, node.correct) {
+            (false, _) => "",
+            (true, Some(true)) => "  <- right",
+            (true, _) => "  <- wrong",
+        };
+        let _ = match node.relation {
+            Relation::Root => Ok(()),
+            Relation::Child => writeln!(out, "{:>4}  {}{verdict}", node.id, shown(&node.text)),
+            Relation::Backtrack => writeln!(out, "      back to {}", node.id),
+            Relation::Restart => writeln!(out, "      back to the problem"),
+        };
+    }
+    out.push_str("```\n");
+}
+
+/// A text in one line that is short enough to look at, and does not end the block that it is in.
+fn shown(text: &str) -> String {
+    let text = squeezed(text).replace("```", "` ` `");
+    match text.char_indices().nth(MAX_SHOWN) {
+        None => text,
+        Some((end, _)) => format!("{} ...", &text[..end]),
+    }
 }
 
 /// A reason in words; one that is not known here stays as it is.

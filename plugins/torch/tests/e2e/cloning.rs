@@ -192,6 +192,29 @@ fn solutions_that_are_right_by_luck_are_voted_down_and_not_learned_from() {
 }
 
 #[test]
+fn without_votes_trees_stay_as_they_are_and_nobody_is_asked() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(judge);
+    let trees = write_lines(&dir.path().join("trees.jsonl"), &[tree("a")]);
+    let inputs = [("policy", endpoint(dir.path(), &server)), ("trees", trees)];
+    let mut stage = Stage::new("astro.self_eval", json!({"votes": 0}), &inputs, &["trees"]);
+    stage.run().assert_done();
+    assert_eq!(server.received().len(), 0);
+    let same = |node: &Value| node.get("self_eval").is_none();
+    assert!(
+        read_lines(&stage.output("trees"))[0]["nodes"]
+            .as_array()
+            .expect("nodes")
+            .iter()
+            .all(same)
+    );
+    stage.set("/params/votes", json!(4));
+    stage
+        .run()
+        .assert_says("agree is 8, but there are 4 votes; no solution could be good");
+}
+
+#[test]
 fn shards_are_gathered_and_a_problem_that_is_in_two_is_an_error() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let shard = |name: &str, ids: &[&str]| {
@@ -455,6 +478,6 @@ fn prompts_are_for_a_model() {
         ended
     };
     let traces = ("traces", traces(dir.path(), &["a"]));
-    run(&[traces.clone()]).assert_says("there is no model; connect the input policy");
+    run(std::slice::from_ref(&traces)).assert_says("there is no model; connect the input policy");
     run(&[traces, ("policy", fixture("smollm-tied"))]).assert_says("prompts.txt: there is no part `=== go_back ===`");
 }
