@@ -18,6 +18,9 @@ use crate::verify::{count_backtracks, paragraphs, same_answer, squeezed, stated_
 /// Of the numbers of a step that are neither results nor answers, so many must survive: prose may say "half" or "squared".
 const MIN_NUMBERS_KEPT: f64 = 0.7;
 
+/// A number, perhaps with thousands separators, also as LaTeX sets them.
+const NUMBER: &str = r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?";
+
 /// A return sentence is one sentence.
 const MAX_RETURN_WORDS: usize = 60;
 
@@ -112,7 +115,15 @@ pub fn step_objection(trace: &Trace, config: &RewriteConfig, node: &TraceNode, t
             return Some("answer_lost");
         }
     }
-    (!keeps_numbers(&node.text, text)).then_some("numbers_lost")
+    if num_headings(text) > num_headings(&node.text) {
+        return Some("several_steps");
+    }
+    if !keeps_numbers(&node.text, text) {
+        return Some("numbers_lost");
+    }
+    // A model that goes on by itself computes what the notes don't have.
+    let known = &numbers(&node.text) | &numbers(&trace.problem.problem);
+    (!results(text).is_subset(&known)).then_some("results_added")
 }
 
 /// Returns why a sentence does not return to where it should; `names` are texts of the step that it returns to, of which
@@ -197,19 +208,27 @@ fn bare(text: &str) -> String {
 
 /// Returns whether the results of a step are all there in its rewritten text, and most of its other numbers.
 fn keeps_numbers(step: &str, text: &str) -> bool {
-    static RESULT: LazyLock<Regex> = LazyLock::new(|| regex(r"=[\s$\\]*(-?\d[\d,]*(?:\.\d+)?)"));
     let step = without_numbering(step);
     let kept = numbers(text);
-    let results = RESULT.captures_iter(&step).filter_map(|found| value(&found[1]));
-    let results: BTreeSet<String> = results
-        .map(|result| result.trim_start_matches('-').to_owned())
-        .collect();
-    if !results.is_subset(&kept) {
+    if !results(&step).is_subset(&kept) {
         return false;
     }
     let all = numbers(&step);
     let num_kept = all.intersection(&kept).count();
     num_kept as f64 >= MIN_NUMBERS_KEPT * all.len() as f64
+}
+
+/// The numbers behind equals signs, without their own signs.
+fn results(text: &str) -> BTreeSet<String> {
+    static RESULT: LazyLock<Regex> = LazyLock::new(|| regex(&format!(r"=[\s$\\]*-?({NUMBER})")));
+    RESULT
+        .captures_iter(text)
+        .filter_map(|found| value(&found[1]))
+        .collect()
+}
+
+fn num_headings(text: &str) -> usize {
+    text.lines().filter(|line| line.trim_start().starts_with('#')).count()
 }
 
 /// Removes the numbers of headings and list items, which count steps and say nothing.
@@ -221,8 +240,8 @@ fn without_numbering(step: &str) -> String {
 
 /// The numbers of a text, without signs: a minus may have become a word.
 fn numbers(text: &str) -> BTreeSet<String> {
-    static NUMBER: LazyLock<Regex> = LazyLock::new(|| regex(r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"));
-    NUMBER
+    static NUMBERS: LazyLock<Regex> = LazyLock::new(|| regex(NUMBER));
+    NUMBERS
         .find_iter(text)
         .filter_map(|found| value(found.as_str()))
         .collect()
@@ -302,6 +321,10 @@ mod tests {
             "That is $1{,}200$, or 1,200.5."
         ));
         assert!(keeps_numbers("We think.", "We think about it."));
+        assert_eq!(
+            results("$x = 1{,}200$, y=-3 and = \\$4.50."),
+            ["1200", "3", "4.5"].map(str::to_owned).into()
+        );
     }
 
     #[test]

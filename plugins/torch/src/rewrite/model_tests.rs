@@ -229,7 +229,7 @@ fn is_return(wanted: &Wanted) -> bool {
 #[test]
 fn each_fault_of_an_answer_has_its_reason() {
     type Which = fn(&Wanted) -> bool;
-    let cases: [(&str, Which, &str); 16] = [
+    let cases: [(&str, Which, &str); 18] = [
         ("", is_step, "empty"),
         ("We add: 2 + 3.", is_step, "numbers_lost"),
         (
@@ -244,6 +244,12 @@ fn each_fault_of_an_answer_has_its_reason() {
         ),
         ("We add 2 + 3 = \\boxed{5}.", is_step, "boxed_early"),
         ("We add 2 + 3 = 5 ; and so on.", is_step, "several_paragraphs"),
+        (
+            "We add 2 + 3 = 5.\n## Step 2: Double\nThat is twice 5.",
+            is_step,
+            "several_steps",
+        ),
+        ("We add 2 + 3 = 5 and double 5 * 2 = 10.", is_step, "results_added"),
         (
             "We try this. Double 2 and add 3 = 7 That is it.",
             is_step,
