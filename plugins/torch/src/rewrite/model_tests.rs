@@ -245,7 +245,7 @@ fn each_fault_of_an_answer_has_its_reason() {
         ("We add 2 + 3 = \\boxed{5}.", is_step, "boxed_early"),
         ("We add 2 + 3 = 5 ; and so on.", is_step, "several_paragraphs"),
         (
-            "We add 2 + 3 = 5.\n## Step 2: Double\nThat is twice 5.",
+            "## Step 1: Add\n2 + 3 = 5\n## Step 2: Double\nThat is twice 5.",
             is_step,
             "several_steps",
         ),
@@ -295,7 +295,7 @@ fn each_fault_of_an_answer_has_its_reason() {
 fn a_paragraph_that_is_there_already_is_not_taken() {
     let mut tree = sum_tree();
     tree.nodes[1].text = "2 + 3 = 5, not 7".into();
-    let copied = "It is 7, from 2 and 3 = 5.";
+    let copied = "It is 7, since 2 and 3 make 5.";
     let (written, asked, _) = write(
         &[trace(&tree, &[4, 3])],
         &model_config(2, Fallback::Reject),
