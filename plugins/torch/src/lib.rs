@@ -2,6 +2,7 @@
 //!
 //! A plugin like any other: it shares no Rust types with the engine, only the worker contract (`plugins/CONTRACT.md`).
 
+pub mod card;
 pub mod debug;
 pub mod formats;
 pub mod kinds;
@@ -9,6 +10,7 @@ pub mod linearize;
 pub mod lm;
 pub mod partial;
 pub mod policy;
+pub mod prompts;
 pub mod random;
 pub mod report;
 pub mod rewrite;

@@ -8,6 +8,7 @@ mod linearize;
 mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
+mod measure;
 mod meter;
 mod report_compare;
 mod report_graph;
@@ -15,6 +16,7 @@ mod rewrite;
 mod sampling;
 mod saver;
 mod search;
+mod self_eval;
 mod sft;
 mod train_state;
 mod training;
@@ -42,6 +44,7 @@ fn run_kind(job: &Job) -> Result<()> {
         "lm.load" => lm_load::run(job),
         "lm.pretrain" => lm_pretrain::run(job),
         "astro.search" => search::run(job),
+        "astro.self_eval" => self_eval::run(job),
         "astro.linearize" => linearize::run(job),
         "astro.rewrite" => rewrite::run(job),
         "astro.sft" => with_weights(job, sft::run),

@@ -2,35 +2,60 @@
 //!
 //! ASTRO, Algorithm 1 (arXiv:2507.00417, section 2.3): some wrong terminals with pairwise different answers, then a
 //! right one; after each wrong terminal the sequence returns to the last common ancestor with what comes next. The
-//! direct control takes right terminals alone, from the same trees and in the same number. Self-evaluation of right
-//! terminals is not here: the verifiers in use leave no room for luck. Knows nothing of sentences.
+//! direct control takes right terminals alone, from the same trees and in the same number. This file draws the traces of
+//! one tree; `set` makes a set of the traces of many, `card` says what became of them, and `self_eval` asks a model
+//! whether right terminals are right for good reasons. Knows nothing of the sentences around steps.
 
-use std::collections::BTreeSet;
+mod card;
+mod merge;
+pub mod self_eval;
+mod set;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use crate::formats::{Relation, Style, Trace, TraceNode, Tree, TreeNode, VERSION};
+use crate::formats::{Relation, Style, Trace, TraceNode, Tree, VERSION};
 use crate::random::stream;
 use crate::search::steps_to;
-use crate::verify::{failure, join_steps, same_answer, verify};
+use crate::verify::{failure, join_steps, same_answer, squeezed, verify};
 
-/// Draws for one trace before it is given up as a duplicate of another.
+pub use card::{Card, Group, SourceCounts};
+pub use merge::{ReturnTo, merge_sequences, path_to};
+pub use set::{Source, Sourced, linearize_all};
+
+/// Draws for one trace before it is given up as a duplicate of another, or as too long.
 const MAX_DRAWS: usize = 8;
 
-/// How to make traces.
-#[derive(Debug, Clone, PartialEq)]
+/// How to make traces. As parameters of a stage, with their defaults, these are in `plugin.yaml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LinearizeConfig {
+    /// With backtracks, or the control without.
     pub style: Style,
     /// Backtracks asked for, cycled over the traces; a tree with fewer wrong answers gives fewer. Not empty.
     pub num_backtracks: Vec<usize>,
-    /// Traces of each tree.
+    /// Traces of each tree, at least 1; ASTRO: 4.
     pub traces_per_problem: usize,
+    /// A problem that gives fewer traces gives none.
+    pub min_traces_per_problem: usize,
+    /// Whether all numbers of backtracks that were asked for occur equally often.
+    pub even_backtracks: bool,
     pub wrong: WrongChoice,
     pub distinct: Distinct,
     /// Use only wrong terminals that the verifier calls an honest wrong answer: no false steps, no false claims.
     pub sound_attempts: bool,
+    pub self_eval: SelfEvalUse,
+    /// Votes that make a right terminal good; none: as many as `astro.self_eval` was told.
+    pub min_agree: Option<u32>,
+    pub return_to: ReturnTo,
+    /// In the unit of the lengths that are given: the steps of a trace, those that are written twice counted twice.
+    pub max_length: Option<usize>,
+    pub too_long: TooLong,
+    /// Whether traces of the same words, and problems of the same words, are used once.
+    pub dedupe: bool,
     /// Seed of all draws; the same for both styles, or their example counts may differ.
     pub seed: u64,
 }
@@ -56,16 +81,66 @@ pub enum Distinct {
     Attempt,
 }
 
+/// What the votes of `astro.self_eval` on a right terminal decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SelfEvalUse {
+    /// A terminal that was voted down is not used; one without votes is.
+    IfPresent,
+    /// Only a terminal that was voted for is used.
+    Require,
+    Ignore,
+}
+
+/// What becomes of a trace that is too long in all its draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// It is left out.
+    Drop,
+    /// It loses its first attempts until it fits.
+    Shorten,
+}
+
+/// Why a trace that was asked for is not there. In the order of the stages that drop it.
+pub mod dropped {
+    /// Every draw repeated another trace of the tree.
+    pub const DUPLICATE: &str = "duplicate";
+    /// Every draw was longer than `max_length`.
+    pub const TOO_LONG: &str = "too_long";
+    /// There are more traces with as many backtracks than with other numbers of them (`even_backtracks`).
+    pub const EVEN_BACKTRACKS: &str = "even_backtracks";
+    /// Its problem has too few traces (`min_traces_per_problem`).
+    pub const TOO_FEW: &str = "too_few_of_problem";
+}
+
 /// The traces of one tree, with what was asked for and not had.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TreeTraces {
     pub traces: Vec<Trace>,
-    /// Traces with fewer backtracks than asked for.
+    /// Traces with fewer backtracks than asked for, because there are no more different wrong answers.
     pub num_capped: usize,
-    /// Traces left out because no new one could be drawn.
-    pub num_duplicates: usize,
+    /// Traces that lost attempts because they were too long.
+    pub num_shortened: usize,
+    /// Traces left out, by reason ([`dropped`]).
+    pub dropped: BTreeMap<&'static str, usize>,
     /// Direct traces that repeat a solution of this tree.
     pub num_resampled: usize,
+}
+
+/// A tree with the length of each node's text.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'a> {
+    pub tree: &'a Tree,
+    pub lengths: &'a [usize],
+}
+
+impl Measured<'_> {
+    /// The length of a sequence: of the steps that it writes. Returns write a sentence, whose length isn't known here.
+    fn length(&self, nodes: &[TraceNode]) -> usize {
+        let written = nodes.iter().filter(|node| node.relation == Relation::Child);
+        written.map(|node| self.lengths[node.id]).sum()
+    }
 }
 
 /// The terminals of a tree that traces may visit.
@@ -75,22 +150,59 @@ pub struct Terminals {
     pub wrong: Vec<usize>,
     /// Wrong terminals that are no honest attempts.
     pub num_unsound: usize,
+    /// Right terminals that the votes of `astro.self_eval` leave out.
+    pub num_voted_down: usize,
+    /// Right terminals whose solution alone is too long.
+    pub num_too_long: usize,
 }
 
 impl Terminals {
     /// Sorts the terminals of a tree.
-    pub fn of(tree: &Tree, sound_attempts: bool) -> Self {
+    pub fn of(measured: Measured<'_>, config: &LinearizeConfig) -> Self {
+        let tree = measured.tree;
         let mut terminals = Self::default();
         for node in tree.nodes.iter().filter(|node| node.terminal) {
             if node.correct == Some(true) {
-                terminals.right.push(node.id);
-            } else if node.answer.is_some() && (!sound_attempts || is_honest(tree, node.id)) {
+                let path = merge_sequences(tree, &[node.id], config.return_to);
+                if !is_voted_for(tree, node.id, config) {
+                    terminals.num_voted_down += 1;
+                } else if config.max_length.is_some_and(|most| measured.length(&path) > most) {
+                    terminals.num_too_long += 1;
+                } else {
+                    terminals.right.push(node.id);
+                }
+            } else if node.answer.is_some() && (!config.sound_attempts || is_honest(tree, node.id)) {
                 terminals.wrong.push(node.id);
             } else {
                 terminals.num_unsound += 1;
             }
         }
         terminals
+    }
+
+    /// Returns why a tree with these terminals gives no traces.
+    pub fn objection(&self) -> Option<&'static str> {
+        match (self.right.is_empty(), self.wrong.is_empty()) {
+            (false, false) => None,
+            (true, _) if self.num_too_long > 0 => Some("solutions_too_long"),
+            (true, _) if self.num_voted_down > 0 => Some("without_self_evaluated"),
+            (true, true) => Some("without_usable_terminals"),
+            (true, false) => Some("without_correct_terminal"),
+            (false, true) => Some("without_wrong_terminal"),
+        }
+    }
+}
+
+fn is_voted_for(tree: &Tree, node: usize, config: &LinearizeConfig) -> bool {
+    let votes = tree.nodes[node].self_eval;
+    let is_good = votes.map(|votes| match config.min_agree {
+        Some(least) => votes.agree >= least,
+        None => votes.good,
+    });
+    match config.self_eval {
+        SelfEvalUse::Ignore => true,
+        SelfEvalUse::IfPresent => is_good.unwrap_or(true),
+        SelfEvalUse::Require => is_good.unwrap_or(false),
     }
 }
 
@@ -121,52 +233,84 @@ pub fn defect(tree: &Tree) -> Option<&'static str> {
     None
 }
 
-/// Makes the traces of a tree; `terminals` must have some of both sorts, whatever the style, and `tree_idx` is the
-/// tree's place among all.
-pub fn linearize(tree: &Tree, terminals: &Terminals, tree_idx: usize, config: &LinearizeConfig) -> TreeTraces {
-    let search = search_traces(tree, terminals, tree_idx, config);
-    match config.style {
-        Style::Search => search,
-        Style::Direct => direct_traces(tree, terminals, search.traces.len(), config),
-    }
-}
-
-fn search_traces(tree: &Tree, terminals: &Terminals, tree_idx: usize, config: &LinearizeConfig) -> TreeTraces {
+/// Makes the searching traces of a tree whose `terminals` are of both sorts; `tree_idx` is its place among all.
+pub fn search_traces(
+    measured: Measured<'_>,
+    terminals: &Terminals,
+    tree_idx: usize,
+    config: &LinearizeConfig,
+) -> TreeTraces {
+    let tree = measured.tree;
     let mut made = TreeTraces::default();
     let mut seen = BTreeSet::new();
     for idx in 0..config.traces_per_problem {
         let at = (tree_idx * config.traces_per_problem + idx) % config.num_backtracks.len();
         let wanted = config.num_backtracks[at];
         let mut rng = stream(config.seed, &format!("trace {}", tree.problem.id), idx as u64);
+        let mut reason = dropped::DUPLICATE;
         let new = (0..MAX_DRAWS).find_map(|_| {
             let mut visits = choose_wrong(tree, &terminals.wrong, wanted, config, &mut rng);
+            let num_chosen = visits.len();
             visits.extend(terminals.right.choose(&mut rng));
-            seen.insert(visits.clone()).then_some(visits)
+            let Some(fitting) = fit(measured, &visits, config) else {
+                reason = dropped::TOO_LONG;
+                return None;
+            };
+            let trace = trace(tree, fitting, Style::Search, config);
+            seen.insert(identity(&trace.nodes, config))
+                .then_some((trace, num_chosen))
         });
-        let Some(visits) = new else {
-            made.num_duplicates += 1;
+        let Some((trace, num_chosen)) = new else {
+            *made.dropped.entry(reason).or_default() += 1;
             continue;
         };
-        made.num_capped += usize::from(visits.len() - 1 < wanted);
-        made.traces.push(trace(tree, &visits, Style::Search));
+        made.num_capped += usize::from(num_chosen < wanted);
+        made.num_shortened += usize::from(trace.k < num_chosen);
+        made.traces.push(trace);
     }
     made
 }
 
-/// Takes as many right solutions, each once before any is taken again.
-fn direct_traces(tree: &Tree, terminals: &Terminals, count: usize, config: &LinearizeConfig) -> TreeTraces {
+/// Returns the visits if their trace is short enough, or as many of the last as are, where that is allowed.
+fn fit<'v>(measured: Measured<'_>, visits: &'v [usize], config: &LinearizeConfig) -> Option<&'v [usize]> {
+    let Some(most) = config.max_length else {
+        return Some(visits);
+    };
+    let fewest = match config.too_long {
+        TooLong::Drop => visits.len(),
+        TooLong::Shorten => 1,
+    };
+    (0..=visits.len() - fewest)
+        .map(|from| &visits[from..])
+        .find(|left| measured.length(&merge_sequences(measured.tree, left, config.return_to)) <= most)
+}
+
+/// What makes two traces of a tree the same one: their visits, or their words.
+fn identity(nodes: &[TraceNode], config: &LinearizeConfig) -> Vec<String> {
+    let name = |node: &TraceNode| match config.dedupe {
+        true => format!("{:?} {}", node.relation, squeezed(&node.text)),
+        false => node.id.to_string(),
+    };
+    nodes.iter().map(name).collect()
+}
+
+/// Makes `count` traces of right solutions, each once before any is taken again.
+pub fn direct_traces(tree: &Tree, terminals: &Terminals, count: usize, config: &LinearizeConfig) -> TreeTraces {
     let mut rng = stream(config.seed, &format!("direct {}", tree.problem.id), 0);
-    let mut chosen = terminals.right.clone();
-    chosen.shuffle(&mut rng);
-    chosen.truncate(count);
-    let num_resampled = count - chosen.len();
-    for _ in 0..num_resampled {
-        chosen.extend(terminals.right.choose(&mut rng));
-    }
-    let traces = chosen
-        .into_iter()
-        .map(|right| trace(tree, &[right], Style::Direct))
+    let mut order = terminals.right.clone();
+    order.shuffle(&mut rng);
+    let solution = |right: &usize| trace(tree, &[*right], Style::Direct, config);
+    let mut seen = BTreeSet::new();
+    let mut traces: Vec<Trace> = order
+        .iter()
+        .map(solution)
+        .filter(|trace| seen.insert(identity(&trace.nodes, config)))
+        .take(count)
         .collect();
+    let num_resampled = count - traces.len();
+    for _ in 0..num_resampled {
+        traces.extend(terminals.right.choose(&mut rng).map(solution));
+    }
     TreeTraces {
         traces,
         num_resampled,
@@ -224,8 +368,8 @@ fn are_alike(tree: &Tree, a: usize, b: usize, distinct: Distinct) -> bool {
     }
 }
 
-fn trace(tree: &Tree, visits: &[usize], style: Style) -> Trace {
-    let nodes = merge_sequences(tree, visits);
+fn trace(tree: &Tree, visits: &[usize], style: Style, config: &LinearizeConfig) -> Trace {
+    let nodes = merge_sequences(tree, visits, config.return_to);
     let answer = nodes.last().and_then(|node| node.answer.clone()).unwrap_or_default();
     Trace {
         version: VERSION,
@@ -234,50 +378,6 @@ fn trace(tree: &Tree, visits: &[usize], style: Style) -> Trace {
         k: visits.len() - 1,
         nodes,
         answer,
-    }
-}
-
-/// Returns the visits that lead from the root to each terminal in turn.
-///
-/// Between two of them the last common ancestor is visited again; that visit is the backtrack. Where it is the root,
-/// it is a restart.
-pub fn merge_sequences(tree: &Tree, terminals: &[usize]) -> Vec<TraceNode> {
-    let mut sequence = vec![visit(&tree.nodes[0], Relation::Root)];
-    let mut last_path = vec![0];
-    for &terminal in terminals {
-        let path = path_to(tree, terminal);
-        let shared = path.iter().zip(&last_path).take_while(|(a, b)| a == b).count();
-        let ancestor = path[shared - 1];
-        if last_path.last() != Some(&ancestor) {
-            let relation = if ancestor == 0 {
-                Relation::Restart
-            } else {
-                Relation::Backtrack
-            };
-            sequence.push(visit(&tree.nodes[ancestor], relation));
-        }
-        sequence.extend(path[shared..].iter().map(|&id| visit(&tree.nodes[id], Relation::Child)));
-        last_path = path;
-    }
-    sequence
-}
-
-fn path_to(tree: &Tree, node: usize) -> Vec<usize> {
-    let mut path: Vec<usize> = std::iter::successors(Some(node), |&id| tree.nodes[id].parent).collect();
-    path.reverse();
-    path
-}
-
-fn visit(node: &TreeNode, relation: Relation) -> TraceNode {
-    TraceNode {
-        id: node.id,
-        parent: node.parent,
-        relation,
-        text: node.text.clone(),
-        q_value: node.q_value,
-        terminal: node.terminal,
-        answer: node.answer.clone(),
-        correct: node.correct,
     }
 }
 

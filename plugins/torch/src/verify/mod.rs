@@ -10,7 +10,7 @@ pub mod math;
 mod wording;
 
 pub use backtracks::{BacktrackPatterns, count_backtracks};
-pub use wording::{Wording, paragraphs};
+pub use wording::{Wording, paragraphs, squeezed};
 
 use crate::formats::{Problem, VerifierName};
 use countdown::game::{Game, GameError};

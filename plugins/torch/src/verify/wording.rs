@@ -130,6 +130,11 @@ pub fn paragraphs(text: &str) -> Vec<&str> {
     found
 }
 
+/// Returns a text with single spaces, to compare texts that differ in white space alone.
+pub fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Returns whether there is white space, or no text, at `pos`.
 fn is_space(bytes: &[u8], pos: Option<usize>) -> bool {
     pos.and_then(|pos| bytes.get(pos)).is_none_or(u8::is_ascii_whitespace)

@@ -4,6 +4,7 @@
 //! their README files say how, and what tolerance each value has.
 
 mod bench;
+mod cloning;
 mod commands;
 mod endpoint;
 mod fixtures;
