@@ -3,6 +3,7 @@
 mod data_countdown;
 mod data_jsonl;
 mod eval;
+mod eval_samples;
 mod grpo;
 mod linearize;
 mod lm_endpoint;
@@ -47,6 +48,7 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.sft" => with_weights(job, sft::run),
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
+        "eval.samples" => eval_samples::run(job),
         "report.compare" => report_compare::run(job),
         "report.graph" => report_graph::run(job),
         other => bail!("this program has no kind {other:?}; plugin.yaml and the program disagree"),

@@ -10,10 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::formats::{Sample, Scores, read_json, read_jsonl, write_json};
-use crate::report::compare::{Arm, CompareConfig, compare};
+use crate::report::compare::{Arm, CompareConfig};
 use crate::report::compare_tables;
 use crate::report::names::{make_unique, row_name};
-use crate::report::page::{Curve, Drawing, Extras, SampleSet, compare_page};
+use crate::report::page::{Curve, Drawing, Extras, SampleSet, compare_page, mean_curves};
+use crate::report::study::{Study, study};
 use crate::worker::{Input, Job};
 
 /// The parameters; defaults live in `plugin.yaml`.
@@ -48,13 +49,13 @@ pub fn run(job: &Job) -> Result<()> {
         bootstrap_samples,
         seed: job.seed(),
     };
-    let comparison = compare(arms(job)?, &config)?;
+    let study = study(arms(job)?, &config)?;
     let extras = Extras {
-        curves: curves(job)?,
+        curves: curves(job, &study)?,
         drawings: drawings(job)?,
-        samples: samples(job)?,
+        samples: samples(job, &study)?,
     };
-    let known: BTreeSet<&str> = comparison.rows.iter().map(|row| row.name.as_str()).collect();
+    let known: BTreeSet<&str> = study.row_names().into_iter().collect();
     for name in extras
         .curves
         .iter()
@@ -68,42 +69,50 @@ pub fn run(job: &Job) -> Result<()> {
 
     let page = job.output("page")?;
     std::fs::create_dir_all(&page).with_context(|| format!("{}", page.display()))?;
-    write_text(&page.join("index.html"), &compare_page(&comparison, &extras))?;
-    write_text(&job.output("table")?, &compare_tables::text(&comparison))?;
-    write_text(&job.output("csv")?, &compare_tables::csv(&comparison).to_csv())?;
-    write_json(&job.output("json")?, &comparison)?;
-    for row in &comparison.rows {
-        job.metric(&format!("pass_at_1/{}", row.name), row.pass_at_1, None);
+    write_text(&page.join("index.html"), &compare_page(&study, &extras))?;
+    write_text(&job.output("table")?, &compare_tables::text(&study))?;
+    write_text(&job.output("csv")?, &compare_tables::csv(&study).to_csv())?;
+    match study.benchmarks.as_slice() {
+        [only] => write_json(&job.output("json")?, only)?,
+        _ => write_json(&job.output("json")?, &study)?,
+    }
+    for comparison in &study.benchmarks {
+        let place = comparison
+            .benchmark
+            .as_ref()
+            .map_or_else(String::new, |name| format!("{name}/"));
+        for row in &comparison.rows {
+            job.metric(&format!("pass_at_1/{place}{}", row.name), row.pass_at_1, None);
+        }
     }
     Ok(())
 }
 
 fn arms(job: &Job) -> Result<Vec<Arm>> {
     let inputs = job.inputs("scores")?;
-    let read = |(input, name): (Input, String)| -> Result<Arm> {
+    let read = |input: Input| -> Result<Arm> {
         let scores: Scores = read_json(&input.path, "scores file")?;
         Ok(Arm {
-            name,
             label: input.label,
             axes: input.axes,
             scores,
         })
     };
-    let names = names(&inputs);
-    inputs.into_iter().zip(names).map(read).collect()
+    inputs.into_iter().map(read).collect()
 }
 
-fn curves(job: &Job) -> Result<Vec<Curve>> {
+fn curves(job: &Job, study: &Study) -> Result<Vec<Curve>> {
     let inputs = job.inputs("curves")?;
-    let read = |(input, name): (&Input, String)| -> Result<Curve> {
+    let read = |input: &Input| -> Result<Curve> {
         let group = input.label.clone().unwrap_or_else(|| "training".to_owned());
         Ok(Curve {
-            name,
+            name: study.row_of(input.label.as_deref(), &input.axes),
             group,
             metrics: read_metrics(&input.path)?,
+            num_runs: 1,
         })
     };
-    inputs.iter().zip(names(&inputs)).map(read).collect()
+    Ok(mean_curves(inputs.iter().map(read).collect::<Result<_>>()?))
 }
 
 /// Reads the numbers of a metrics file; fields that are no numbers are not for a chart.
@@ -143,15 +152,17 @@ fn drawings(job: &Job) -> Result<Vec<Drawing>> {
     inputs.iter().zip(names(&inputs)).map(read).collect()
 }
 
-fn samples(job: &Job) -> Result<Vec<SampleSet>> {
-    let inputs = job.inputs("samples")?;
-    let read = |(input, name): (&Input, String)| -> Result<SampleSet> {
-        Ok(SampleSet {
-            name,
-            samples: read_jsonl::<Sample>(&input.path, "sample")?,
-        })
-    };
-    inputs.iter().zip(names(&inputs)).map(read).collect()
+fn samples(job: &Job, study: &Study) -> Result<Vec<SampleSet>> {
+    let mut sets: Vec<SampleSet> = Vec::new();
+    for input in job.inputs("samples")? {
+        let name = study.row_of(input.label.as_deref(), &input.axes);
+        let samples = read_jsonl::<Sample>(&input.path, "sample")?;
+        match sets.iter_mut().find(|set| set.name == name) {
+            Some(set) => set.samples.extend(samples),
+            None => sets.push(SampleSet { name, samples }),
+        }
+    }
+    Ok(sets)
 }
 
 /// Names inputs so that no two have the same name.
