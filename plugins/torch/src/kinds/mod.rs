@@ -1,5 +1,6 @@
 //! The kinds: each reads its inputs, calls the leaves, and writes its outputs. `plugin.yaml` declares them.
 
+mod data_benchmark;
 mod data_countdown;
 mod data_jsonl;
 mod eval;
@@ -10,6 +11,7 @@ mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
 mod meter;
+mod problem_lines;
 mod report_compare;
 mod report_graph;
 mod rewrite;
@@ -37,6 +39,7 @@ pub fn run(job: &Job) -> Result<()> {
 
 fn run_kind(job: &Job) -> Result<()> {
     match job.kind() {
+        "data.benchmark" => data_benchmark::run(job),
         "data.countdown" => data_countdown::run(job),
         "data.jsonl" => data_jsonl::run(job),
         "lm.endpoint" => lm_endpoint::run(job),

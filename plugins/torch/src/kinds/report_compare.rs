@@ -184,10 +184,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::report::compare::fixtures::five_arms;
+    use crate::report::compare::fixtures::{at, five_arms};
 
-    /// Runs the kind on five arms with curves, a drawing and samples; returns the outputs' folder.
+    /// Runs the kind on five arms with curves, a drawing and samples.
     fn run_in(folder: &Path, params: Value) -> Result<()> {
+        run_on(folder, params, &five_arms(), &[json!({"style": "search"})])
+    }
+
+    /// Runs the kind on arms, and on curves of `sft` at some points.
+    fn run_on(folder: &Path, params: Value, arms: &[Arm], curve_axes: &[Value]) -> Result<()> {
         let mut inputs: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         let mut add = |name: &'static str, file: String, text: String, label: Option<&str>, axes: Value| {
             let path = folder.join(file);
@@ -197,7 +202,7 @@ mod tests {
                 .or_default()
                 .push(json!({"path": path, "axes": axes, "label": label}));
         };
-        for (i, arm) in five_arms().iter().enumerate() {
+        for (i, arm) in arms.iter().enumerate() {
             let text = serde_json::to_string(&arm.scores).expect("scores are JSON");
             add(
                 "scores",
@@ -208,13 +213,9 @@ mod tests {
             );
         }
         let metrics = "{\"step\": 1, \"loss\": 2.5, \"note\": \"x\", \"nan\": null}\n{\"step\": 2, \"loss\": 1.5}\n";
-        add(
-            "curves",
-            "curve".into(),
-            metrics.into(),
-            Some("sft"),
-            json!({"style": "search"}),
-        );
+        for (i, axes) in curve_axes.iter().enumerate() {
+            add("curves", format!("curve{i}"), metrics.into(), Some("sft"), axes.clone());
+        }
         add(
             "graphs",
             "tree.svg".into(),
@@ -248,6 +249,48 @@ mod tests {
         assert_eq!(outputs, read_all());
         assert!(outputs[0].contains("<title>drawn</title>") && outputs[0].contains(">loss</text>"));
         assert!(outputs[1].contains("search GRPO") && outputs[2].starts_with("model,label,axis_style"));
+    }
+
+    #[test]
+    fn seeds_are_pooled_and_benchmarks_stand_apart() {
+        let mut arms = Vec::new();
+        for benchmark in ["math500", "amc23"] {
+            for arm in five_arms() {
+                let seeds = if arm.label.as_deref() == Some("base") {
+                    0..1
+                } else {
+                    1..4
+                };
+                arms.extend(seeds.map(|seed: u64| {
+                    let mut axes = vec![("benchmark", Value::from(benchmark))];
+                    if seed > 0 {
+                        axes.push(("seed", seed.into()));
+                    }
+                    at(arm.clone(), &axes)
+                }));
+            }
+        }
+        let curves = [1, 2, 3].map(|seed| json!({"style": "search", "seed": seed}));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        run_on(folder.path(), params(&["search GRPO"]), &arms, &curves).expect("good inputs");
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("an output");
+        let json: Value = serde_json::from_str(&read("c.json")).expect("JSON");
+        let first = &json["benchmarks"][0];
+        assert_eq!(
+            (first["benchmark"].as_str(), first["rows"][0]["name"].as_str()),
+            (Some("math500"), Some("search GRPO"))
+        );
+        assert_eq!(first["rows"][0]["seeds"].as_array().map(Vec::len), Some(3));
+        assert_eq!(json["benchmarks"][1]["rows"].as_array().map(Vec::len), Some(5));
+        // A line for each row and benchmark, and the head.
+        assert_eq!(read("c.csv").lines().count(), 1 + 10);
+        let page = read("page/index.html");
+        assert!(page.contains("shown as their mean (of up to 3)") && page.contains("<h2>amc23</h2>"));
+        assert!(
+            !read("events.jsonl").contains("but no scores"),
+            "the curves belong to a row"
+        );
+        assert!(read("events.jsonl").contains("pass_at_1/math500/search GRPO"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod memory;
 mod pipelines;
 mod reference;
 mod resume;
+mod scores;
 mod sft_reference;
 mod training;
 mod verify_reference;
