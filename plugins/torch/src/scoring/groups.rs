@@ -7,12 +7,14 @@ use serde_json::Value;
 use super::pass_at_k::rate;
 use crate::formats::{GroupScore, Problem, ProblemScore};
 
-/// A field with more values than this doesn't sort problems into groups, it names them.
-const MAX_VALUES: usize = 24;
+/// A field with more values than this, or with fewer than two problems to a value, doesn't sort problems into groups, it
+/// names them.
+const MAX_VALUES: usize = 12;
 
-/// Returns field -> value -> score, for the fields that have from 2 to `MAX_VALUES` plain values among the problems.
+/// Returns field -> value -> score, for the fields that have from 2 to `MAX_VALUES` values among the problems.
 ///
-/// Problems without a field, or with a list or an object in it, are in no group of it.
+/// Values are texts, integers and booleans: a fraction is a measurement, not a class. Problems without a field, or with
+/// something else in it, are in no group of it.
 pub fn by_meta(problems: &[Problem], scores: &[ProblemScore]) -> BTreeMap<String, BTreeMap<String, GroupScore>> {
     let mut fields = BTreeMap::<String, BTreeMap<String, Vec<&ProblemScore>>>::new();
     for (problem, score) in problems.iter().zip(scores) {
@@ -27,7 +29,10 @@ pub fn by_meta(problems: &[Problem], scores: &[ProblemScore]) -> BTreeMap<String
             }
         }
     }
-    fields.retain(|_, values| (2..=MAX_VALUES).contains(&values.len()));
+    fields.retain(|_, values| {
+        let num_problems: usize = values.values().map(Vec::len).sum();
+        (2..=MAX_VALUES).contains(&values.len()) && 2 * values.len() <= num_problems
+    });
     let groups = |values: BTreeMap<String, Vec<&ProblemScore>>| {
         let group = |(value, members): (String, Vec<&ProblemScore>)| (value, group_score(&members));
         values.into_iter().map(group).collect()
@@ -41,7 +46,8 @@ pub fn by_meta(problems: &[Problem], scores: &[ProblemScore]) -> BTreeMap<String
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Number(number) => (!number.is_f64()).then(|| number.to_string()),
+        Value::Bool(_) => Some(value.to_string()),
         _ => None,
     }
 }

@@ -200,7 +200,7 @@ fn greedy_evaluation_asks_once_with_the_prompt_of_a_file() {
     });
     std::fs::write(model.join("endpoint.json"), endpoint.to_string()).expect("a file");
     let (problems, prompt) = (dir.path().join("problems.jsonl"), dir.path().join("prompt.txt"));
-    let lines: String = [("a", "2", 1), ("b", "3", 5)]
+    let lines: String = [("a", "2", 1), ("b", "3", 5), ("c", "2", 1), ("d", "3", 5)]
         .map(|(id, answer, level)| {
             format!(
                 "{}\n",
@@ -231,12 +231,12 @@ fn greedy_evaluation_asks_once_with_the_prompt_of_a_file() {
         .collect();
     asked.sort();
     let shown = |level: u32| format!("Level {level}: 1 + 1 = {{meta.level}}? Box it: $\\boxed{{}}$.");
-    assert_eq!(asked, [shown(1), shown(5)]);
+    assert_eq!(asked, [shown(1), shown(1), shown(5), shown(5)]);
     let scores = read_json(&stage.output("scores"));
     assert_eq!((&scores["num_samples"], &scores["pass_at_1"]), (&json!(1), &json!(0.5)));
     assert_eq!(scores["by_meta"]["level"]["5"]["pass_at_1"], json!(0.0));
-    assert_eq!(scores["by_verdict"]["correct"]["num_samples"], json!(1));
-    assert_eq!(scores["recovery"], json!({"num_first_wrong": 1, "num_recovered": 0}));
+    assert_eq!(scores["by_verdict"]["correct"]["num_samples"], json!(2));
+    assert_eq!(scores["recovery"], json!({"num_first_wrong": 2, "num_recovered": 0}));
     let samples = std::fs::read_to_string(stage.output("samples")).expect("an output");
     let first: Value = serde_json::from_str(samples.lines().next().expect("a sample")).expect("JSON");
     assert_eq!(first["prompt"], json!(shown(1)));
