@@ -3,6 +3,7 @@
 //! Every sample is kept beside the scores; `eval.samples` can judge them again. `scoring` has the formulas.
 //! Problems that were finished by an attempt that was stopped are not sampled again (`saver`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -118,7 +119,7 @@ fn num_samples(params: &Params, job: &Job) -> usize {
 /// Writes `scores` and `samples`, and reports the scores that a run shows.
 pub fn write_results(job: &Job, scores: &Scores, samples: &[Vec<Sample>]) -> Result<()> {
     job.metric("pass@1", scores.pass_at_1, None);
-    let largest = |values: &std::collections::BTreeMap<usize, f64>| values.last_key_value().map(|(k, v)| (*k, *v));
+    let largest = |values: &BTreeMap<usize, f64>| values.last_key_value().map(|(k, v)| (*k, *v));
     for (name, found) in [("pass", largest(&scores.pass_at_k)), ("maj", largest(&scores.maj_at_k))] {
         if let Some((k, value)) = found.filter(|(k, _)| *k > 1) {
             job.metric(&format!("{name}@{k}"), value, None);

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::formats::{Sample, Scores, read_json, read_jsonl, write_json};
 use crate::report::compare::{Arm, CompareConfig};
-use crate::report::compare_tables;
 use crate::report::names::{make_unique, row_name};
 use crate::report::page::{Curve, Drawing, Extras, SampleSet, compare_page, mean_curves};
 use crate::report::study::{Study, study};
+use crate::report::{compare_csv, compare_tables};
 use crate::worker::{Input, Job};
 
 /// The parameters; defaults live in `plugin.yaml`.
@@ -71,7 +71,7 @@ pub fn run(job: &Job) -> Result<()> {
     std::fs::create_dir_all(&page).with_context(|| format!("{}", page.display()))?;
     write_text(&page.join("index.html"), &compare_page(&study, &extras))?;
     write_text(&job.output("table")?, &compare_tables::text(&study))?;
-    write_text(&job.output("csv")?, &compare_tables::csv(&study).to_csv())?;
+    write_text(&job.output("csv")?, &compare_csv::csv(&study).to_csv())?;
     match study.benchmarks.as_slice() {
         [only] => write_json(&job.output("json")?, only)?,
         _ => write_json(&job.output("json")?, &study)?,

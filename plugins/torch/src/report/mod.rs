@@ -11,7 +11,7 @@
 //! | `pool` | arms that differ in the seed alone -> one row |
 //! | `compare`, `notes` | scores of several models -> one comparison, and what can be said about it |
 //! | `study` | a comparison for each benchmark |
-//! | `compare_tables` | a comparison as tables |
+//! | `compare_tables`, `compare_csv` | a comparison as tables |
 //! | `table` | a table as aligned text, CSV and HTML |
 //! | `markup` | escaping, text measure and wrapping, the style sheet that pages and drawings share |
 //! | `chart` | line charts and interval charts as SVG |
@@ -24,6 +24,7 @@
 
 pub mod chart;
 pub mod compare;
+pub mod compare_csv;
 pub mod compare_tables;
 pub mod dot;
 pub mod draw_solution;
