@@ -247,7 +247,7 @@ mod tests {
                 &[("seed", seed.into())],
             )
         };
-        let notes = notes_of(vec![arm("base", None, &[1, 1, 1], 4, 10.0), run(1), run(2)]);
+        let notes = notes_of(vec![arm("base", None, &[2, 2, 2], 4, 10.0), run(1), run(2)]);
         assert!(notes.contains("search SFT (seeds 1, 2)"), "{notes}");
         assert!(notes.contains("known from 2 of them. One run each: base;"), "{notes}");
         assert!(notes.contains("search SFT against base"), "{notes}");
