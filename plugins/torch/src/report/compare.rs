@@ -4,7 +4,7 @@
 //! `mcnemar` the formulas, `compare_tables` and `page` how it is shown, `notes` what can be said about it, `study` how
 //! several benchmarks stand side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -198,12 +198,15 @@ pub fn compare_pools(
 }
 
 /// Returns which rows to compare, as indices: neighbours; the same point of the axes under the next label that has it
-/// (search SFT, search GRPO); and each with the baseline. No pair twice.
+/// (search SFT, search GRPO); the same label at the next point that differs in one axis (direct SFT, search SFT); and
+/// each with the baseline. No pair twice.
 fn pairs(pools: &[Pool], baseline: Option<&str>) -> Vec<(usize, usize)> {
     let mut pairs: Vec<(usize, usize)> = (1..pools.len()).map(|to| (to - 1, to)).collect();
     for (to, pool) in pools.iter().enumerate() {
         let same_point = |from: &usize| pools[*from].axes == pool.axes && pools[*from].label != pool.label;
+        let one_axis = |from: &usize| pools[*from].label == pool.label && differing_axes(&pools[*from], pool) == 1;
         pairs.extend((0..to).rev().find(same_point).map(|from| (from, to)));
+        pairs.extend((0..to).rev().find(one_axis).map(|from| (from, to)));
     }
     if let Some(from) = pools.iter().position(|pool| Some(pool.name.as_str()) == baseline) {
         pairs.extend((0..pools.len()).filter(|to| *to != from).map(|to| (from, to)));
@@ -215,6 +218,15 @@ fn pairs(pools: &[Pool], baseline: Option<&str>) -> Vec<(usize, usize)> {
         }
     }
     unique
+}
+
+/// Returns the number of axes in which two rows differ.
+fn differing_axes(a: &Pool, b: &Pool) -> usize {
+    let names: BTreeSet<&String> = a.axes.keys().chain(b.axes.keys()).collect();
+    names
+        .iter()
+        .filter(|name| a.axes.get(**name) != b.axes.get(**name))
+        .count()
 }
 
 fn difference(from: &Pool, to: &Pool, config: &CompareConfig) -> Option<Difference> {
@@ -383,6 +395,21 @@ mod tests {
             "{error}"
         );
         assert!(matches!(compare(Vec::new(), &config()), Err(CompareError::NoScores)));
+    }
+
+    #[test]
+    fn arms_of_one_label_are_compared_wherever_they_stand() {
+        let arm = |label, style| arm(label, Some(style), &[1, 2], 4, 10.0);
+        let arms = vec![
+            arm("sft", "direct"),
+            arm("grpo", "direct"),
+            arm("sft", "search"),
+            arm("grpo", "search"),
+        ];
+        let comparison = compare(arms, &config()).expect("four arms");
+        let has = |from: &str, to: &str| comparison.differences.iter().any(|d| d.from == from && d.to == to);
+        assert!(has("direct SFT", "search SFT") && has("direct GRPO", "search GRPO"));
+        assert!(!has("direct SFT", "search GRPO"));
     }
 
     #[test]

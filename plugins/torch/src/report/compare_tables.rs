@@ -41,8 +41,13 @@ fn comparison_text(title: &str, comparison: &Comparison) -> String {
         text += &section("pass@1 of each seed (%)", &table);
     }
     if !comparison.differences.is_empty() {
+        let tested = if has_test(comparison) {
+            "; McNemar: exact p on majority answers"
+        } else {
+            ""
+        };
         text += &section(
-            "Differences in pass@1, paired by problem (points; McNemar: exact p on majority answers)",
+            &format!("Differences in pass@1, paired by problem (points{tested})"),
             &differences(comparison),
         );
     }
@@ -229,9 +234,13 @@ pub fn scores(comparison: &Comparison, at_least: &str) -> Table {
     }
 }
 
+fn has_test(comparison: &Comparison) -> bool {
+    comparison.differences.iter().any(|d| d.mcnemar.is_some())
+}
+
 /// Returns the paired differences.
 pub fn differences(comparison: &Comparison) -> Table {
-    let columns = vec![
+    let mut columns = vec![
         Column::left("model"),
         Column::left("against"),
         Column::right("difference", "pass@1 of the first minus pass@1 of the second, points"),
@@ -241,23 +250,27 @@ pub fn differences(comparison: &Comparison) -> Table {
         ),
         Column::left("0 outside"),
         Column::right("problems", ""),
-        Column::right(
+    ];
+    let tested = has_test(comparison);
+    if tested {
+        columns.push(Column::right(
             "McNemar p",
             "Exact test on whether the most frequent answer to each problem is correct; single runs only; not corrected \
              for the number of comparisons",
-        ),
-    ];
+        ));
+    }
     let points = |value: f64| format!("{:+.1}", value * 100.0);
     let rows = comparison.differences.iter().map(|d| {
-        vec![
+        let mut cells = vec![
             d.to.clone(),
             d.from.clone(),
             points(d.mean),
             format!("{} to {}", points(d.ci95[0]), points(d.ci95[1])),
             if d.resolved { "yes" } else { "no" }.to_owned(),
             d.num_problems.to_string(),
-            d.mcnemar.map_or_else(missing, |test| p_value(test.p_value)),
-        ]
+        ];
+        cells.extend(tested.then(|| d.mcnemar.map_or_else(missing, |test| p_value(test.p_value))));
+        cells
     });
     Table {
         rows: rows.collect(),
