@@ -51,9 +51,9 @@ pub fn run(job: &Job) -> Result<()> {
     };
     let study = study(arms(job)?, &config)?;
     let extras = Extras {
-        curves: curves(job, &study)?,
+        curves: curves(job)?,
         drawings: drawings(job)?,
-        samples: samples(job, &study)?,
+        samples: samples(job)?,
     };
     let known: BTreeSet<&str> = study.row_names().into_iter().collect();
     for name in extras
@@ -101,12 +101,12 @@ fn arms(job: &Job) -> Result<Vec<Arm>> {
     inputs.into_iter().map(read).collect()
 }
 
-fn curves(job: &Job, study: &Study) -> Result<Vec<Curve>> {
+fn curves(job: &Job) -> Result<Vec<Curve>> {
     let inputs = job.inputs("curves")?;
     let read = |input: &Input| -> Result<Curve> {
         let group = input.label.clone().unwrap_or_else(|| "training".to_owned());
         Ok(Curve {
-            name: study.row_of(input.label.as_deref(), &input.axes),
+            name: Study::row_of(input.label.as_deref(), &input.axes),
             group,
             metrics: read_metrics(&input.path)?,
             num_runs: 1,
@@ -152,10 +152,10 @@ fn drawings(job: &Job) -> Result<Vec<Drawing>> {
     inputs.iter().zip(names(&inputs)).map(read).collect()
 }
 
-fn samples(job: &Job, study: &Study) -> Result<Vec<SampleSet>> {
+fn samples(job: &Job) -> Result<Vec<SampleSet>> {
     let mut sets: Vec<SampleSet> = Vec::new();
     for input in job.inputs("samples")? {
-        let name = study.row_of(input.label.as_deref(), &input.axes);
+        let name = Study::row_of(input.label.as_deref(), &input.axes);
         let samples = read_jsonl::<Sample>(&input.path, "sample")?;
         match sets.iter_mut().find(|set| set.name == name) {
             Some(set) => set.samples.extend(samples),

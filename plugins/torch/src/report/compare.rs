@@ -68,7 +68,7 @@ pub struct Row {
     pub name: String,
     pub label: Option<String>,
     pub axes: BTreeMap<String, Value>,
-    /// The runs behind a row that differ in the axis `seed` alone; empty where the row is one run.
+    /// The runs behind the row, which differ in the axis `seed` alone; empty where there is no such axis.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<SeedScore>,
     pub num_problems: usize,

@@ -97,7 +97,7 @@ pub fn overview(study: &Study) -> Option<Table> {
 
 /// Returns pass@1 of each run of the rows that pool several seeds, or `None` where there are none.
 pub fn by_seed(comparison: &Comparison) -> Option<Table> {
-    let pooled = || comparison.rows.iter().filter(|row| !row.seeds.is_empty());
+    let pooled = || comparison.rows.iter().filter(|row| row.seeds.len() > 1);
     let mut seeds: Vec<&Value> = Vec::new();
     for run in pooled().flat_map(|row| &row.seeds) {
         if !seeds.contains(&&run.seed) {

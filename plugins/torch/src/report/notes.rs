@@ -56,7 +56,7 @@ fn setting(rows: &[Row]) -> Vec<String> {
 
 /// Says which rows are means over runs with several seeds, and what their intervals mean.
 fn seeds(rows: &[Row]) -> Option<String> {
-    let pooled: Vec<&Row> = rows.iter().filter(|row| !row.seeds.is_empty()).collect();
+    let pooled: Vec<&Row> = rows.iter().filter(|row| row.seeds.len() > 1).collect();
     let most = pooled.iter().map(|row| row.seeds.len()).max()?;
     let names: Vec<String> = pooled
         .iter()
@@ -67,7 +67,7 @@ fn seeds(rows: &[Row]) -> Option<String> {
         .collect();
     let single: Vec<&str> = rows
         .iter()
-        .filter(|row| row.seeds.is_empty())
+        .filter(|row| row.seeds.len() < 2)
         .map(|row| row.name.as_str())
         .collect();
     let rest = if single.is_empty() {

@@ -18,7 +18,7 @@ pub struct Pool {
     /// Unique among the rows; `names::row_name` makes it.
     pub name: String,
     pub label: Option<String>,
-    /// Without the seed where there are several runs.
+    /// Without the seed.
     pub axes: BTreeMap<String, Value>,
     /// Never empty.
     pub members: Vec<Arm>,
@@ -52,14 +52,10 @@ pub fn pools(arms: Vec<Arm>) -> Vec<Pool> {
 }
 
 fn pool(without_seed: Arm, members: Vec<Arm>) -> Pool {
-    let axes = match members.as_slice() {
-        [only] => only.axes.clone(),
-        _ => without_seed.axes,
-    };
     Pool {
-        name: row_name(without_seed.label.as_deref(), &axes),
+        name: row_name(without_seed.label.as_deref(), &without_seed.axes),
         label: without_seed.label,
-        axes,
+        axes: without_seed.axes,
         members,
     }
 }
@@ -86,17 +82,19 @@ impl Pool {
         let first = &self.members[0].scores;
         let several = self.members.len() > 1;
         let all: Vec<ProblemScore> = self.members.iter().flat_map(|m| m.scores.problems.clone()).collect();
-        let seed_score = |arm: &Arm| SeedScore {
-            seed: arm.axes.get(SEED_AXIS).cloned().unwrap_or(Value::Null),
-            pass_at_1: arm.scores.pass_at_1,
-            pass_at_1_ci95: arm.scores.pass_at_1_ci95,
+        let seed_score = |arm: &Arm| {
+            Some(SeedScore {
+                seed: arm.axes.get(SEED_AXIS)?.clone(),
+                pass_at_1: arm.scores.pass_at_1,
+                pass_at_1_ci95: arm.scores.pass_at_1_ci95,
+            })
         };
         let mean_tokens = self.mean_tokens();
         Row {
             name: self.name.clone(),
             label: self.label.clone(),
             axes: self.axes.clone(),
-            seeds: self.members.iter().filter(|_| several).map(seed_score).collect(),
+            seeds: self.members.iter().filter_map(seed_score).collect(),
             num_problems: first.num_problems,
             num_samples: self.members.iter().map(|m| m.scores.num_samples).min().unwrap_or(0),
             temperature: first.temperature,
@@ -207,14 +205,11 @@ mod tests {
             sft("search", 2),
             sft("search", 3),
         ];
-        let want = [("base", 1), ("search SFT", 3), ("seed=1 direct SFT", 1)];
+        let want = [("base", 1), ("search SFT", 3), ("direct SFT", 1)];
         assert_eq!(names(arms), want.map(|(name, count)| (name.to_owned(), count)));
         // Without a seed, or with the same one, two arms are two rows.
         assert_eq!(names(vec![base.clone(), base])[1].0, "base #2");
-        assert_eq!(
-            names(vec![sft("direct", 1), sft("direct", 1)])[1].0,
-            "seed=1 direct SFT #2"
-        );
+        assert_eq!(names(vec![sft("direct", 1), sft("direct", 1)])[1].0, "direct SFT #2");
     }
 
     #[test]
