@@ -225,34 +225,109 @@ pub struct Sample {
     pub failure: Option<String>,
 }
 
-/// What `eval` found for one model on one problem set.
+/// What `eval` found for one model on one problem set; `scoring` has the formulas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     #[serde(default = "version")]
     pub version: u32,
     pub num_problems: usize,
-    /// Samples per problem.
+    /// Samples per problem; of the problem with the fewest, where they differ.
     pub num_samples: usize,
-    pub temperature: f64,
-    pub max_completion_length: usize,
+    /// `None` where samples of unknown origin were judged.
+    pub temperature: Option<f64>,
+    /// In tokens; `None` as for `temperature`.
+    pub max_completion_length: Option<usize>,
     /// Mean over problems of correct / samples.
     pub pass_at_1: f64,
     /// 95% bootstrap interval of pass@1 over problems: low, high.
     pub pass_at_1_ci95: [f64; 2],
+    /// Standard error of that mean; `None` with a single problem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_at_1_stderr: Option<f64>,
     /// k -> pass@k (unbiased, Chen et al. 2021, arXiv:2107.03374), for k = 1 .. `num_samples`.
     pub pass_at_k: BTreeMap<usize, f64>,
+    /// As `pass_at_1_ci95`, at the largest k.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pass_at_k_ci95: BTreeMap<usize, [f64; 2]>,
     /// k -> share of problems whose most frequent answer among the first k samples is correct.
     pub maj_at_k: BTreeMap<usize, f64>,
-    /// Mean generated tokens per sample.
+    /// As `pass_at_1_ci95`, at the largest k.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub maj_at_k_ci95: BTreeMap<usize, [f64; 2]>,
+    /// Mean generated tokens per sample; 0 where nobody counted them.
     pub mean_tokens: f64,
+    /// `p10`, `p50`, `p90`, `p99` and `max` of the tokens of a sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub token_percentiles: BTreeMap<String, f64>,
     pub mean_backtracks: f64,
+    /// Mean number of reflections per sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_reflections: Option<f64>,
     /// Share of samples that the token limit ended.
     pub truncated: f64,
     /// Failure -> share of all samples.
     pub failures: BTreeMap<String, f64>,
     /// Backtracks in the sample ("0", "1", "2", "3+") -> its samples and how many were correct.
     pub by_backtracks: BTreeMap<String, Tally>,
+    /// "correct" and "wrong" -> how such samples were written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_verdict: BTreeMap<String, Behaviour>,
+    /// `None` in files from before it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
+    /// Field of `Problem::meta` (`level`, `subject`) -> its value -> the problems that have it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_meta: BTreeMap<String, BTreeMap<String, GroupScore>>,
+    /// How the verdicts differ from those that came with the samples, where stored samples were judged again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Changed>,
     pub problems: Vec<ProblemScore>,
+}
+
+/// How samples with one verdict were written; means per sample.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Behaviour {
+    pub num_samples: usize,
+    pub mean_tokens: f64,
+    pub mean_backtracks: f64,
+    pub mean_reflections: f64,
+    /// Share of samples with at least one backtrack.
+    pub with_backtracks: f64,
+}
+
+/// Samples whose first stated answer was wrong, and those of them that were correct in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Recovery {
+    pub num_first_wrong: usize,
+    pub num_recovered: usize,
+}
+
+impl Recovery {
+    /// Returns the share that recovered, or `None` where nothing was wrong at first.
+    pub fn rate(&self) -> Option<f64> {
+        (self.num_first_wrong > 0).then(|| self.num_recovered as f64 / self.num_first_wrong as f64)
+    }
+}
+
+/// The problems that share a value of a meta field.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct GroupScore {
+    pub num_problems: usize,
+    pub num_samples: usize,
+    pub num_correct: usize,
+    /// Mean over these problems.
+    pub pass_at_1: f64,
+}
+
+/// Verdicts that are others than the stored ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Changed {
+    /// Samples that came with a verdict.
+    pub num_judged_before: usize,
+    /// Wrong then, correct now.
+    pub num_to_correct: usize,
+    /// Correct then, wrong now.
+    pub num_to_wrong: usize,
 }
 
 /// A count of samples and of correct ones.
@@ -263,12 +338,17 @@ pub struct Tally {
 }
 
 /// The samples of one problem, counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProblemScore {
     pub id: String,
     pub num_samples: usize,
     pub num_correct: usize,
     pub num_tokens: usize,
+    #[serde(default)]
+    pub num_backtracks: usize,
+    /// Whether the most frequent answer among all samples is correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority_correct: Option<bool>,
 }
 
 /// One line of training metrics: `step` and any numbers.

@@ -34,6 +34,8 @@ enum Command {
     TrainStep(debug::train_step::TrainStepArgs),
     /// Compares answers: lines {"gold": "...", "pred": "..."} -> {"equal": true, "how": "..."}.
     Verify(debug::verify::VerifyArgs),
+    /// Scores stored samples: lines {"problem_id": "...", "completion": "..."} -> pass@k, maj@k and more, as JSON.
+    Judge(debug::judge::JudgeArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => report(debug::bench::bench(&args)),
         Command::TrainStep(args) => report(debug::train_step::train_step(&args)),
         Command::Verify(args) => report(debug::verify::verify(&args)),
+        Command::Judge(args) => report(debug::judge::judge(&args)),
     }
 }
 

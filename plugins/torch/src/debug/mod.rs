@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 pub mod generate;
+pub mod judge;
 pub mod score;
 pub mod train_step;
 pub mod verify;

@@ -4,17 +4,16 @@
 //! from the line numbers, never from the file's path. Where the file has reference solutions, they also become chats,
 //! to start a policy that is too weak to be searched with.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use flate2::read::MultiGzDecoder;
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::seq::SliceRandom;
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::problem_lines::{open, text_of};
 use crate::formats::{Chat, Message, Problem, VERSION, VerifierName, write_jsonl};
 use crate::random::stream;
 use crate::verify::{Wording, check_problem};
@@ -126,16 +125,6 @@ impl Entry {
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
-    let is_gzip = path.extension().is_some_and(|extension| extension == "gz");
-    Ok(if is_gzip {
-        Box::new(MultiGzDecoder::new(BufReader::new(file)))
-    } else {
-        Box::new(file)
-    })
-}
-
 /// Turns lines into problems.
 struct Reader<'a> {
     params: &'a Params,
@@ -209,22 +198,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns a field as text; a number as JSON writes it.
-fn text_of(fields: &Map<String, Value>, name: &str) -> Result<String> {
-    match fields.get(name) {
-        Some(Value::String(text)) if text.trim().is_empty() => bail!("field {name:?} is empty"),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        Some(_) => bail!("field {name:?} is neither a string nor a number"),
-        None => {
-            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-            bail!("there is no field {name:?}; the line has {}", names.join(", "))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;

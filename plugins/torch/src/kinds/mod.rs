@@ -1,8 +1,10 @@
 //! The kinds: each reads its inputs, calls the leaves, and writes its outputs. `plugin.yaml` declares them.
 
+mod data_benchmark;
 mod data_countdown;
 mod data_jsonl;
 mod eval;
+mod eval_samples;
 mod grpo;
 mod linearize;
 mod lm_endpoint;
@@ -10,6 +12,7 @@ mod lm_load;
 mod lm_pretrain;
 mod measure;
 mod meter;
+mod problem_lines;
 mod report_compare;
 mod report_graph;
 mod rewrite;
@@ -38,6 +41,7 @@ pub fn run(job: &Job) -> Result<()> {
 
 fn run_kind(job: &Job) -> Result<()> {
     match job.kind() {
+        "data.benchmark" => data_benchmark::run(job),
         "data.countdown" => data_countdown::run(job),
         "data.jsonl" => data_jsonl::run(job),
         "lm.endpoint" => lm_endpoint::run(job),
@@ -50,6 +54,7 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.sft" => with_weights(job, sft::run),
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
+        "eval.samples" => eval_samples::run(job),
         "report.compare" => report_compare::run(job),
         "report.graph" => report_graph::run(job),
         other => bail!("this program has no kind {other:?}; plugin.yaml and the program disagree"),

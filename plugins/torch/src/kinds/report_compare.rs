@@ -10,10 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::formats::{Sample, Scores, read_json, read_jsonl, write_json};
-use crate::report::compare::{Arm, CompareConfig, compare};
-use crate::report::compare_tables;
+use crate::report::compare::{Arm, CompareConfig};
 use crate::report::names::{make_unique, row_name};
-use crate::report::page::{Curve, Drawing, Extras, SampleSet, compare_page};
+use crate::report::page::{Curve, Drawing, Extras, SampleSet, compare_page, mean_curves};
+use crate::report::study::{Study, study};
+use crate::report::{compare_csv, compare_tables};
 use crate::worker::{Input, Job};
 
 /// The parameters; defaults live in `plugin.yaml`.
@@ -48,13 +49,13 @@ pub fn run(job: &Job) -> Result<()> {
         bootstrap_samples,
         seed: job.seed(),
     };
-    let comparison = compare(arms(job)?, &config)?;
+    let study = study(arms(job)?, &config)?;
     let extras = Extras {
         curves: curves(job)?,
         drawings: drawings(job)?,
         samples: samples(job)?,
     };
-    let known: BTreeSet<&str> = comparison.rows.iter().map(|row| row.name.as_str()).collect();
+    let known: BTreeSet<&str> = study.row_names().into_iter().collect();
     for name in extras
         .curves
         .iter()
@@ -68,42 +69,50 @@ pub fn run(job: &Job) -> Result<()> {
 
     let page = job.output("page")?;
     std::fs::create_dir_all(&page).with_context(|| format!("{}", page.display()))?;
-    write_text(&page.join("index.html"), &compare_page(&comparison, &extras))?;
-    write_text(&job.output("table")?, &compare_tables::text(&comparison))?;
-    write_text(&job.output("csv")?, &compare_tables::csv(&comparison).to_csv())?;
-    write_json(&job.output("json")?, &comparison)?;
-    for row in &comparison.rows {
-        job.metric(&format!("pass_at_1/{}", row.name), row.pass_at_1, None);
+    write_text(&page.join("index.html"), &compare_page(&study, &extras))?;
+    write_text(&job.output("table")?, &compare_tables::text(&study))?;
+    write_text(&job.output("csv")?, &compare_csv::csv(&study).to_csv())?;
+    match study.benchmarks.as_slice() {
+        [only] => write_json(&job.output("json")?, only)?,
+        _ => write_json(&job.output("json")?, &study)?,
+    }
+    for comparison in &study.benchmarks {
+        let place = comparison
+            .benchmark
+            .as_ref()
+            .map_or_else(String::new, |name| format!("{name}/"));
+        for row in &comparison.rows {
+            job.metric(&format!("pass_at_1/{place}{}", row.name), row.pass_at_1, None);
+        }
     }
     Ok(())
 }
 
 fn arms(job: &Job) -> Result<Vec<Arm>> {
     let inputs = job.inputs("scores")?;
-    let read = |(input, name): (Input, String)| -> Result<Arm> {
+    let read = |input: Input| -> Result<Arm> {
         let scores: Scores = read_json(&input.path, "scores file")?;
         Ok(Arm {
-            name,
             label: input.label,
             axes: input.axes,
             scores,
         })
     };
-    let names = names(&inputs);
-    inputs.into_iter().zip(names).map(read).collect()
+    inputs.into_iter().map(read).collect()
 }
 
 fn curves(job: &Job) -> Result<Vec<Curve>> {
     let inputs = job.inputs("curves")?;
-    let read = |(input, name): (&Input, String)| -> Result<Curve> {
+    let read = |input: &Input| -> Result<Curve> {
         let group = input.label.clone().unwrap_or_else(|| "training".to_owned());
         Ok(Curve {
-            name,
+            name: Study::row_of(input.label.as_deref(), &input.axes),
             group,
             metrics: read_metrics(&input.path)?,
+            num_runs: 1,
         })
     };
-    inputs.iter().zip(names(&inputs)).map(read).collect()
+    Ok(mean_curves(inputs.iter().map(read).collect::<Result<_>>()?))
 }
 
 /// Reads the numbers of a metrics file; fields that are no numbers are not for a chart.
@@ -144,14 +153,16 @@ fn drawings(job: &Job) -> Result<Vec<Drawing>> {
 }
 
 fn samples(job: &Job) -> Result<Vec<SampleSet>> {
-    let inputs = job.inputs("samples")?;
-    let read = |(input, name): (&Input, String)| -> Result<SampleSet> {
-        Ok(SampleSet {
-            name,
-            samples: read_jsonl::<Sample>(&input.path, "sample")?,
-        })
-    };
-    inputs.iter().zip(names(&inputs)).map(read).collect()
+    let mut sets: Vec<SampleSet> = Vec::new();
+    for input in job.inputs("samples")? {
+        let name = Study::row_of(input.label.as_deref(), &input.axes);
+        let samples = read_jsonl::<Sample>(&input.path, "sample")?;
+        match sets.iter_mut().find(|set| set.name == name) {
+            Some(set) => set.samples.extend(samples),
+            None => sets.push(SampleSet { name, samples }),
+        }
+    }
+    Ok(sets)
 }
 
 /// Names inputs so that no two have the same name.
@@ -173,10 +184,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::report::compare::fixtures::five_arms;
+    use crate::report::compare::fixtures::{at, five_arms};
 
-    /// Runs the kind on five arms with curves, a drawing and samples; returns the outputs' folder.
+    /// Runs the kind on five arms with curves, a drawing and samples.
     fn run_in(folder: &Path, params: Value) -> Result<()> {
+        run_on(folder, params, &five_arms(), &[json!({"style": "search"})])
+    }
+
+    /// Runs the kind on arms, and on curves of `sft` at some points.
+    fn run_on(folder: &Path, params: Value, arms: &[Arm], curve_axes: &[Value]) -> Result<()> {
         let mut inputs: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         let mut add = |name: &'static str, file: String, text: String, label: Option<&str>, axes: Value| {
             let path = folder.join(file);
@@ -186,7 +202,7 @@ mod tests {
                 .or_default()
                 .push(json!({"path": path, "axes": axes, "label": label}));
         };
-        for (i, arm) in five_arms().iter().enumerate() {
+        for (i, arm) in arms.iter().enumerate() {
             let text = serde_json::to_string(&arm.scores).expect("scores are JSON");
             add(
                 "scores",
@@ -197,13 +213,9 @@ mod tests {
             );
         }
         let metrics = "{\"step\": 1, \"loss\": 2.5, \"note\": \"x\", \"nan\": null}\n{\"step\": 2, \"loss\": 1.5}\n";
-        add(
-            "curves",
-            "curve".into(),
-            metrics.into(),
-            Some("sft"),
-            json!({"style": "search"}),
-        );
+        for (i, axes) in curve_axes.iter().enumerate() {
+            add("curves", format!("curve{i}"), metrics.into(), Some("sft"), axes.clone());
+        }
         add(
             "graphs",
             "tree.svg".into(),
@@ -237,6 +249,48 @@ mod tests {
         assert_eq!(outputs, read_all());
         assert!(outputs[0].contains("<title>drawn</title>") && outputs[0].contains(">loss</text>"));
         assert!(outputs[1].contains("search GRPO") && outputs[2].starts_with("model,label,axis_style"));
+    }
+
+    #[test]
+    fn seeds_are_pooled_and_benchmarks_stand_apart() {
+        let mut arms = Vec::new();
+        for benchmark in ["math500", "amc23"] {
+            for arm in five_arms() {
+                let seeds = if arm.label.as_deref() == Some("base") {
+                    0..1
+                } else {
+                    1..4
+                };
+                arms.extend(seeds.map(|seed: u64| {
+                    let mut axes = vec![("benchmark", Value::from(benchmark))];
+                    if seed > 0 {
+                        axes.push(("seed", seed.into()));
+                    }
+                    at(arm.clone(), &axes)
+                }));
+            }
+        }
+        let curves = [1, 2, 3].map(|seed| json!({"style": "search", "seed": seed}));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        run_on(folder.path(), params(&["search GRPO"]), &arms, &curves).expect("good inputs");
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("an output");
+        let json: Value = serde_json::from_str(&read("c.json")).expect("JSON");
+        let first = &json["benchmarks"][0];
+        assert_eq!(
+            (first["benchmark"].as_str(), first["rows"][0]["name"].as_str()),
+            (Some("math500"), Some("search GRPO"))
+        );
+        assert_eq!(first["rows"][0]["seeds"].as_array().map(Vec::len), Some(3));
+        assert_eq!(json["benchmarks"][1]["rows"].as_array().map(Vec::len), Some(5));
+        // A line for each row and benchmark, and the head.
+        assert_eq!(read("c.csv").lines().count(), 1 + 10);
+        let page = read("page/index.html");
+        assert!(page.contains("shown as their mean (of up to 3)") && page.contains("<h2>amc23</h2>"));
+        assert!(
+            !read("events.jsonl").contains("but no scores"),
+            "the curves belong to a row"
+        );
+        assert!(read("events.jsonl").contains("pass_at_1/math500/search GRPO"));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::lm::generate::{Completion, Finish, Follower, Options, Request, genera
 use crate::lm::{CausalLm, Tokenizer};
 use crate::policy::{self, Policy};
 use crate::random;
-use crate::verify;
+use crate::scoring::{self, Finished};
+use crate::template::Template;
 use crate::worker::Job;
 
 /// A sampled solution with its tokens and its verdict.
@@ -51,7 +52,14 @@ pub fn sample_solutions(
                 .enumerate()
                 .map(|(sample_idx, completion)| {
                     let text = tokenizer.decode(&completion.ids, true)?;
-                    let sample = judge(problem, sample_idx, text, completion.ids.len(), completion.finish);
+                    let finished = Finished {
+                        sample_idx,
+                        prompt: problem.problem.clone(),
+                        completion: text,
+                        num_tokens: completion.ids.len(),
+                        truncated: completion.finish == Finish::Length,
+                    };
+                    let sample = scoring::judge(problem, finished);
                     Ok(Rollout { completion, sample })
                 })
                 .collect()
@@ -59,41 +67,45 @@ pub fn sample_solutions(
         .collect()
 }
 
-/// As [`sample_solutions`], from any policy: the texts and verdicts alone.
+/// As [`sample_solutions`], from any policy, which is shown each problem in `prompt`: the texts and verdicts alone.
 ///
 /// # Errors
-/// The policy's own, or the worker was asked to stop.
+/// The policy's own, a problem lacks what the prompt asks for, or the worker was asked to stop.
 pub fn sample_from_policy(
     policy: &mut dyn Policy,
     problems: &[Problem],
+    prompt: &Template,
     num_samples: usize,
     options: &policy::Options,
     (seed, purpose): (u64, &str),
     follower: &mut dyn policy::Follower,
 ) -> Result<Vec<Vec<Sample>>> {
-    let requests: Vec<policy::Request> = problems
+    let requests = problems
         .iter()
         .enumerate()
-        .map(|(idx, problem)| policy::Request {
-            prompt: problem.problem.clone(),
-            partial: String::new(),
-            seeds: seeds(seed, purpose, idx, num_samples),
+        .map(|(idx, problem)| {
+            Ok(policy::Request {
+                prompt: prompt.fill(problem)?,
+                partial: String::new(),
+                seeds: seeds(seed, purpose, idx, num_samples),
+            })
         })
-        .collect();
+        .collect::<Result<Vec<policy::Request>>>()?;
     let completions = policy.complete(&requests, options, follower)?;
-    let judged = |(problem, list): (&Problem, Vec<policy::Completion>)| {
+    let judged = |((problem, request), list): ((&Problem, &policy::Request), Vec<policy::Completion>)| {
         let sample = |(sample_idx, completion): (usize, policy::Completion)| {
-            judge(
-                problem,
+            let finished = Finished {
                 sample_idx,
-                completion.text,
-                completion.num_tokens,
-                completion.finish,
-            )
+                prompt: request.prompt.clone(),
+                completion: completion.text,
+                num_tokens: completion.num_tokens,
+                truncated: completion.finish == Finish::Length,
+            };
+            scoring::judge(problem, finished)
         };
         list.into_iter().enumerate().map(sample).collect()
     };
-    Ok(problems.iter().zip(completions).map(judged).collect())
+    Ok(problems.iter().zip(&requests).zip(completions).map(judged).collect())
 }
 
 /// Reports what a server counted, where the policy is one.
@@ -108,25 +120,4 @@ pub fn report_usage(job: &Job, policy: &dyn Policy) {
 fn seeds(seed: u64, purpose: &str, problem_idx: usize, num_samples: usize) -> Vec<u64> {
     let mut rng = random::stream(seed, purpose, problem_idx as u64);
     (0..num_samples).map(|_| rng.random()).collect()
-}
-
-fn judge(problem: &Problem, sample_idx: usize, text: String, num_tokens: usize, finish: Finish) -> Sample {
-    let truncated = finish == Finish::Length;
-    let verdict = verify::verify(problem, &text);
-    // A truncated answer is wrong (ASTRO's reward), whatever its last words are.
-    let correct = verdict.correct && !truncated;
-    let failure = if truncated { Some("truncated") } else { verdict.failure };
-    Sample {
-        version: crate::formats::VERSION,
-        problem_id: problem.id.clone(),
-        sample_idx,
-        prompt: problem.problem.clone(),
-        completion: text,
-        num_tokens,
-        answer: verdict.answer,
-        correct,
-        truncated,
-        num_backtracks: verdict.num_backtracks,
-        failure: (!correct).then(|| failure.unwrap_or("wrong_answer").to_owned()),
-    }
 }

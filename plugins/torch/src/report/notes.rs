@@ -12,6 +12,7 @@ const TRUNCATED_WORTH_A_NOTE: f64 = 0.05;
 pub fn notes(rows: &[Row], differences: &[Difference]) -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(setting(rows));
+    notes.extend(seeds(rows));
     notes.extend(ranking(rows));
     notes.extend(unresolved(differences));
     notes.extend(equal_tokens(rows));
@@ -31,19 +32,57 @@ fn setting(rows: &[Row]) -> Vec<String> {
     if rows.iter().all(alike) {
         return vec![format!(
             "{} problems, {} samples each, temperature {}, at most {} tokens a sample, for every model.",
-            first.num_problems, first.num_samples, first.temperature, first.max_completion_length
+            first.num_problems,
+            first.num_samples,
+            known(first.temperature),
+            known(first.max_completion_length)
         )];
     }
     let settings = rows.iter().map(|row| {
         format!(
             "{}: {} problems x {} samples, temperature {}, at most {} tokens",
-            row.name, row.num_problems, row.num_samples, row.temperature, row.max_completion_length
+            row.name,
+            row.num_problems,
+            row.num_samples,
+            known(row.temperature),
+            known(row.max_completion_length)
         )
     });
     vec![format!(
         "The models were not measured alike. {}.",
         settings.collect::<Vec<_>>().join("; ")
     )]
+}
+
+/// Says which rows are means over runs with several seeds, and what their intervals mean.
+fn seeds(rows: &[Row]) -> Option<String> {
+    let pooled: Vec<&Row> = rows.iter().filter(|row| row.seeds.len() > 1).collect();
+    let most = pooled.iter().map(|row| row.seeds.len()).max()?;
+    let names: Vec<String> = pooled
+        .iter()
+        .map(|row| {
+            let seeds: Vec<String> = row.seeds.iter().map(|run| run.seed.to_string()).collect();
+            format!("{} (seeds {})", row.name, seeds.join(", "))
+        })
+        .collect();
+    let single: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.seeds.len() < 2)
+        .map(|row| row.name.as_str())
+        .collect();
+    let rest = if single.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " One run each: {}; their intervals are over problems.",
+            single.join(", ")
+        )
+    };
+    Some(format!(
+        "Means over runs that differ in the seed alone: {}. Their intervals are over problems and seeds; how much runs \
+         differ is known from {most} of them.{rest}",
+        names.join(", ")
+    ))
 }
 
 fn ranking(rows: &[Row]) -> Option<String> {
@@ -125,7 +164,7 @@ fn truncation(rows: &[Row]) -> Option<String> {
                 "{} {} (limit {})",
                 row.name,
                 percent(row.truncated),
-                row.max_completion_length
+                known(row.max_completion_length)
             )
         })
         .collect();
@@ -155,13 +194,17 @@ fn main_failures(rows: &[Row]) -> Option<String> {
     (!mains.is_empty()).then(|| format!("Most frequent failure, of all samples: {}.", mains.join(", ")))
 }
 
+fn known(setting: Option<impl ToString>) -> String {
+    setting.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::report::compare::fixtures::{arm, config, five_arms};
+    use crate::report::compare::fixtures::{arm, at, config, five_arms};
     use crate::report::compare::{Arm, compare};
 
     fn notes_of(arms: Vec<Arm>) -> String {
@@ -190,8 +233,24 @@ mod tests {
     fn unlike_settings_are_told() {
         let mut arms = five_arms();
         assert!(notes_of(arms.clone()).contains("500 problems, 4 samples each, temperature 0.7"));
-        arms[1].scores.temperature = 1.0;
-        assert!(notes_of(arms).starts_with("The models were not measured alike."));
+        arms[1].scores.temperature = None;
+        let notes = notes_of(arms);
+        assert!(notes.starts_with("The models were not measured alike."), "{notes}");
+        assert!(notes.contains("temperature unknown"), "{notes}");
+    }
+
+    #[test]
+    fn pooled_rows_name_their_seeds() {
+        let run = |seed: u64| {
+            at(
+                arm("sft", Some("search"), &[1, 2, 3], 4, 10.0),
+                &[("seed", seed.into())],
+            )
+        };
+        let notes = notes_of(vec![arm("base", None, &[2, 2, 2], 4, 10.0), run(1), run(2)]);
+        assert!(notes.contains("search SFT (seeds 1, 2)"), "{notes}");
+        assert!(notes.contains("known from 2 of them. One run each: base;"), "{notes}");
+        assert!(notes.contains("search SFT against base"), "{notes}");
     }
 
     #[test]

@@ -10,9 +10,10 @@ use super::compare::{Comparison, Row};
 use super::compare_tables as tables;
 use super::markup::{DRAWING_CSS, escape};
 use super::names::nice_label;
+use super::study::Study;
 use crate::formats::Sample;
 
-/// The metrics of one training run.
+/// The metrics of one training run, or their means over the runs that a row pools.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     /// The row that the run belongs to.
@@ -21,6 +22,43 @@ pub struct Curve {
     pub group: String,
     /// metric -> (step, value), in the order of the steps.
     pub metrics: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Runs behind it.
+    pub num_runs: usize,
+}
+
+/// Joins curves of the same name and group into their mean over the steps that all of them have.
+pub fn mean_curves(curves: Vec<Curve>) -> Vec<Curve> {
+    let mut groups: Vec<Vec<Curve>> = Vec::new();
+    for curve in curves {
+        let same = |group: &&mut Vec<Curve>| group[0].name == curve.name && group[0].group == curve.group;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(curve),
+            None => groups.push(vec![curve]),
+        }
+    }
+    groups.into_iter().filter_map(mean_curve).collect()
+}
+
+fn mean_curve(mut runs: Vec<Curve>) -> Option<Curve> {
+    if runs.len() < 2 {
+        return runs.pop();
+    }
+    let num_runs = runs.len();
+    let mut mean = runs.remove(0);
+    let at = |run: &Curve, metric: &str, step: f64| {
+        let points = run.metrics.get(metric)?;
+        points.iter().find(|(x, _)| *x == step).map(|(_, y)| *y)
+    };
+    for (metric, points) in &mut mean.metrics {
+        let joined = points.iter().filter_map(|(step, value)| {
+            let others: Option<Vec<f64>> = runs.iter().map(|run| at(run, metric, *step)).collect();
+            Some((*step, (value + others?.iter().sum::<f64>()) / num_runs as f64))
+        });
+        *points = joined.collect();
+    }
+    mean.metrics.retain(|_, points| !points.is_empty());
+    mean.num_runs = num_runs;
+    Some(mean)
 }
 
 /// A drawing to inline.
@@ -83,16 +121,38 @@ padding:.6rem .8rem;font-size:.85rem;margin:.4rem 0}
 "#;
 
 /// Returns the whole page.
-pub fn compare_page(comparison: &Comparison, extras: &Extras) -> String {
-    let mut body = format!("<h1>{}</h1>\n", escape(&comparison.title));
-    body += &scores(comparison);
-    body += &notes(comparison);
-    body += &equal_tokens(comparison);
-    body += &failures(comparison);
-    body += &curves(comparison, &extras.curves);
+pub fn compare_page(study: &Study, extras: &Extras) -> String {
+    let mut body = format!("<h1>{}</h1>\n", escape(&study.title));
+    if let Some(table) = tables::overview(study) {
+        body += &table.to_html();
+        body += "<p class=\"soft\">pass@1 with its 95% interval, in percent.</p>\n";
+    }
+    for comparison in &study.benchmarks {
+        let section = comparison_section(comparison);
+        body += &match &comparison.benchmark {
+            // Its headings go one level down, below the name of the benchmark.
+            Some(name) => {
+                let section = section.replace("<h2>", "<h3>").replace("</h2>", "</h3>");
+                format!("<section>\n<h2>{}</h2>\n{section}</section>\n", escape(name))
+            }
+            None => section,
+        };
+    }
+    body += &curves(&study.row_names(), &extras.curves);
     body += &drawings(&extras.drawings);
     body += &samples(&extras.samples);
-    html(&comparison.title, &body)
+    html(&study.title, &body)
+}
+
+fn comparison_section(comparison: &Comparison) -> String {
+    [
+        scores(comparison),
+        notes(comparison),
+        equal_tokens(comparison),
+        by_meta(comparison),
+        failures(comparison),
+    ]
+    .concat()
 }
 
 /// Wraps a body into a page with the style of all our pages.
@@ -128,6 +188,10 @@ fn scores(comparison: &Comparison) -> String {
         "<div class=\"charts\">{}</div>\n",
         interval_chart("pass@1 with 95% interval", &intervals, 760.0)
     );
+    if let Some(table) = tables::by_seed(comparison) {
+        html += "<h2>Seeds</h2>\n<p class=\"soft\">pass@1 of each run, in percent.</p>\n";
+        html += &table.to_html();
+    }
     if !comparison.differences.is_empty() {
         html += "<h2>Differences in pass@1</h2>\n<p class=\"soft\">In points, paired by problem.</p>\n";
         html += &tables::differences(comparison).to_html();
@@ -175,6 +239,17 @@ fn equal_tokens(comparison: &Comparison) -> String {
     )
 }
 
+fn by_meta(comparison: &Comparison) -> String {
+    let section = |(field, table): (String, super::table::Table)| {
+        format!(
+            "<h2>pass@1 by {}</h2>\n{}",
+            escape(&field.replace('_', " ")),
+            table.to_html()
+        )
+    };
+    tables::by_meta(comparison).into_iter().map(section).collect()
+}
+
 fn failures(comparison: &Comparison) -> String {
     let mut html = String::new();
     if let Some(table) = tables::failures(comparison) {
@@ -189,11 +264,11 @@ fn failures(comparison: &Comparison) -> String {
     html
 }
 
-fn curves(comparison: &Comparison, curves: &[Curve]) -> String {
+fn curves(row_names: &[&str], curves: &[Curve]) -> String {
     if curves.is_empty() {
         return String::new();
     }
-    let mut styles: Vec<&str> = comparison.rows.iter().map(|row| row.name.as_str()).collect();
+    let mut styles: Vec<&str> = row_names.to_vec();
     for curve in curves {
         if !styles.contains(&curve.name.as_str()) {
             styles.push(&curve.name);
@@ -206,7 +281,11 @@ fn curves(comparison: &Comparison, curves: &[Curve]) -> String {
         }
     }
     let mut html = String::from("<h2>Learning curves</h2>\n");
-    html += "<p class=\"soft\">Points: each logged step. Lines: moving mean over a twelfth of the steps.</p>\n";
+    html += "<p class=\"soft\">Points: each logged step. Lines: moving mean over a twelfth of the steps.";
+    if let Some(most) = curves.iter().map(|curve| curve.num_runs).max().filter(|most| *most > 1) {
+        html += &format!(" Runs that differ in the seed alone are shown as their mean (of up to {most}).");
+    }
+    html += "</p>\n";
     for group in groups {
         let members: Vec<&Curve> = curves.iter().filter(|curve| curve.group == group).collect();
         html += &format!("<h3>{}</h3>\n", escape(&nice_label(group)));
@@ -332,8 +411,8 @@ fn sample_html(verdict: &str, sample: &Sample) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::compare::compare;
-    use crate::report::compare::fixtures::{config, five_arms};
+    use crate::report::compare::fixtures::{at, config, five_arms};
+    use crate::report::study::study;
 
     fn sample(correct: bool, failure: Option<&str>, completion: &str) -> Sample {
         Sample {
@@ -352,7 +431,7 @@ mod tests {
     }
 
     fn page(extras: &Extras) -> String {
-        compare_page(&compare(five_arms(), &config()).expect("five arms"), extras)
+        compare_page(&study(five_arms(), &config()).expect("five arms"), extras)
     }
 
     #[test]
@@ -362,6 +441,41 @@ mod tests {
         let without_namespaces = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
         assert!(!without_namespaces.contains("http://") && !without_namespaces.contains("https://"));
         assert!(!page.contains("<script") && !page.contains("src=\"") && !page.contains("@import"));
+    }
+
+    #[test]
+    fn each_benchmark_is_a_section_below_the_overview() {
+        let of = |name: &str| {
+            five_arms()
+                .into_iter()
+                .map(|a| at(a, &[("benchmark", name.into())]))
+                .collect::<Vec<_>>()
+        };
+        let study = study([of("math<500>"), of("amc23")].concat(), &config()).expect("two benchmarks");
+        let page = compare_page(&study, &Extras::default());
+        assert!(page.contains("<h2>math&lt;500&gt;</h2>") && page.contains("<h2>amc23</h2>"));
+        assert!(page.contains("<h3>Differences in pass@1</h3>") && !page.contains("<h2>Differences"));
+    }
+
+    #[test]
+    fn runs_of_one_row_are_joined_step_by_step() {
+        let run = |points: &[(f64, f64)]| Curve {
+            name: "search SFT".into(),
+            group: "sft".into(),
+            metrics: [("loss".to_owned(), points.to_vec())].into(),
+            num_runs: 1,
+        };
+        let alone = Curve {
+            group: "grpo".into(),
+            ..run(&[(1.0, 9.0)])
+        };
+        let joined = mean_curves(vec![
+            run(&[(1.0, 2.0), (2.0, 1.0), (3.0, 0.0)]),
+            alone.clone(),
+            run(&[(1.0, 4.0), (3.0, 1.0)]),
+        ]);
+        assert_eq!(joined[0].metrics["loss"], [(1.0, 3.0), (3.0, 0.5)]);
+        assert_eq!((joined[0].num_runs, &joined[1]), (2, &alone));
     }
 
     #[test]
@@ -380,6 +494,7 @@ mod tests {
             name: "search GRPO".into(),
             group: "grpo".into(),
             metrics,
+            num_runs: 1,
         };
         let page = page(&Extras {
             curves: vec![curve],

@@ -97,6 +97,14 @@ pub fn stated_answer(verifier: VerifierName, text: &str) -> Option<String> {
     }
 }
 
+/// Returns the first answer that a text states, right or wrong, later mended or not.
+pub fn first_answer(verifier: VerifierName, text: &str) -> Option<String> {
+    match verifier {
+        VerifierName::Countdown => countdown::first_answer(text),
+        VerifierName::Math => math::first_answer(text),
+    }
+}
+
 /// Returns whether two stated answers are the same one.
 pub fn same_answer(verifier: VerifierName, a: &str, b: &str) -> bool {
     match verifier {

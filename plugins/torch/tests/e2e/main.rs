@@ -16,6 +16,7 @@ mod memory;
 mod pipelines;
 mod reference;
 mod resume;
+mod scores;
 mod sft_reference;
 mod training;
 mod verify_reference;

@@ -197,7 +197,16 @@ fn parse_step(tokens: &[&str]) -> Option<Step> {
 /// Returns the value before the last `?` of a text.
 pub fn stated_answer(text: &str) -> Option<String> {
     let tokens: Vec<&str> = text.split_whitespace().collect();
-    let at = tokens.iter().rposition(|token| *token == "?")?;
+    value_before(&tokens, tokens.iter().rposition(|token| *token == "?")?)
+}
+
+/// Returns the value before the first `?` of a text.
+pub fn first_answer(text: &str) -> Option<String> {
+    let tokens: Vec<&str> = text.split_whitespace().collect();
+    value_before(&tokens, tokens.iter().position(|token| *token == "?")?)
+}
+
+fn value_before(tokens: &[&str], at: usize) -> Option<String> {
     let value = tokens.get(at.checked_sub(1)?)?;
     value.parse::<i64>().ok().map(|value| value.to_string())
 }

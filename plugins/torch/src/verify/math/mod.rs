@@ -80,6 +80,11 @@ fn is_short(response: &str) -> bool {
         && response.split_whitespace().count() <= MAX_NAME_WORDS
 }
 
+/// Returns the first answer that a text states: its first box, or what it states at all where it has none.
+pub fn first_answer(text: &str) -> Option<String> {
+    extract::first_box(text).or_else(|| extract(text))
+}
+
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.
 pub fn states_final_answer(step: &str) -> bool {
     end_of_last_box(step).is_some() || step.lines().any(|line| line.starts_with("####"))

@@ -81,7 +81,7 @@ impl Stage {
         let mut all = defaults(kind);
         for (name, value) in params.as_object().expect("parameters by name") {
             assert!(
-                all.insert(name.clone(), value.clone()).is_some() || name == "path",
+                all.insert(name.clone(), value.clone()).is_some() || matches!(name.as_str(), "path" | "name"),
                 "{kind} has no {name}"
             );
         }
