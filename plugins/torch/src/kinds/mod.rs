@@ -1,10 +1,13 @@
 //! The kinds: each reads its inputs, calls the leaves, and writes its outputs. `plugin.yaml` declares them.
 
+mod checkpoints;
 mod data_countdown;
+mod data_filter;
 mod data_jsonl;
 mod eval;
 mod grpo;
 mod linearize;
+mod lm_checkpoint;
 mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
@@ -37,7 +40,9 @@ pub fn run(job: &Job) -> Result<()> {
 fn run_kind(job: &Job) -> Result<()> {
     match job.kind() {
         "data.countdown" => data_countdown::run(job),
+        "data.filter" => data_filter::run(job),
         "data.jsonl" => data_jsonl::run(job),
+        "lm.checkpoint" => lm_checkpoint::run(job),
         "lm.endpoint" => lm_endpoint::run(job),
         "lm.load" => lm_load::run(job),
         "lm.pretrain" => lm_pretrain::run(job),
