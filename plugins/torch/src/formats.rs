@@ -359,6 +359,25 @@ pub struct MetricsLine {
     pub values: BTreeMap<String, f64>,
 }
 
+/// What a folder of the type `checkpoints` holds: its `index.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointIndex {
+    pub version: u32,
+    /// In the order of their steps.
+    pub checkpoints: Vec<KeptStep>,
+}
+
+/// A model that was kept during training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptStep {
+    /// Optimizer steps that it has learned from.
+    pub step: usize,
+    /// Its model folder, beside the index.
+    pub folder: String,
+    /// The metrics of that step.
+    pub metrics: BTreeMap<String, f64>,
+}
+
 fn version() -> u32 {
     VERSION
 }

@@ -364,6 +364,7 @@ fn objective(max_completion_length: usize) -> Objective {
             importance_sampling_level: ImportanceSamplingLevel::Token,
             epsilon: 0.2,
             epsilon_high: 0.28,
+            delta: None,
             beta: 0.0,
             use_bias_correction_kl: false,
             max_completion_length,
@@ -372,6 +373,7 @@ fn objective(max_completion_length: usize) -> Objective {
             probability: 0.0,
             seed: 0,
         },
+        log_kl: false,
     }
 }
 

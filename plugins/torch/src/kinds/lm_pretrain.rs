@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
+use super::checkpoints::Checkpoints;
 use super::training::{SupervisedParams, TrainingParams, train_supervised};
 use crate::formats::{Text, read_jsonl, write_jsonl};
 use crate::lm::checkpoint;
@@ -59,7 +60,15 @@ pub fn run(job: &Job) -> Result<()> {
             params.max_position_embeddings
         );
     }
-    let metrics = train_supervised(job, &model, &examples, &training, &supervised, 0.0)?;
+    let metrics = train_supervised(
+        job,
+        &model,
+        &examples,
+        &training,
+        &supervised,
+        0.0,
+        &mut Checkpoints::none(),
+    )?;
     checkpoint::write_weights(&model, &dir)?;
     write_jsonl(&job.output("metrics")?, metrics)?;
     Ok(())

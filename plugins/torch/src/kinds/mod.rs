@@ -1,12 +1,15 @@
 //! The kinds: each reads its inputs, calls the leaves, and writes its outputs. `plugin.yaml` declares them.
 
+mod checkpoints;
 mod data_benchmark;
 mod data_countdown;
+mod data_filter;
 mod data_jsonl;
 mod eval;
 mod eval_samples;
 mod grpo;
 mod linearize;
+mod lm_checkpoint;
 mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
@@ -43,7 +46,9 @@ fn run_kind(job: &Job) -> Result<()> {
     match job.kind() {
         "data.benchmark" => data_benchmark::run(job),
         "data.countdown" => data_countdown::run(job),
+        "data.filter" => data_filter::run(job),
         "data.jsonl" => data_jsonl::run(job),
+        "lm.checkpoint" => lm_checkpoint::run(job),
         "lm.endpoint" => lm_endpoint::run(job),
         "lm.load" => lm_load::run(job),
         "lm.pretrain" => lm_pretrain::run(job),

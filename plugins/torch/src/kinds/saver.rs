@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -135,6 +135,12 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
     pub fn counting_requests(mut self) -> Self {
         self.requests_are_steps = true;
         self
+    }
+
+    /// Returns the folder for what a kind keeps by itself over all attempts; none where nothing can be saved. It may not exist
+    /// yet, and it may have what an earlier attempt left.
+    pub fn kept(&self) -> Option<PathBuf> {
+        self.folder.is_some().then(|| self.job.partial().join(partial::KEPT))
     }
 
     /// Returns how many threads to compute with: those of the attempt that began.

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::checkpoints::Checkpoints;
 use super::training::{SupervisedParams, TrainingParams, save_trained, train_supervised};
 use crate::formats::{Chat, read_jsonl, write_jsonl};
 use crate::lm::chat::ChatOptions;
@@ -23,7 +24,7 @@ struct Params {
     assistant_only_loss: bool,
 }
 
-/// Reads `model` and `data` (chats), writes `model` and `metrics`. With an adapter, `model` has it merged into the weights,
+/// Reads `model` and `data` (chats), writes `model`, `metrics` and `checkpoints`. With an adapter, `model` has it merged into the weights,
 /// and as it is in a folder of its own.
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
@@ -38,10 +39,19 @@ pub fn run(job: &Job) -> Result<()> {
     let chats: Vec<Chat> = read_jsonl(&job.input("data")?, "chat")?;
     let examples = examples(job, &tokenizer, &chats, &params)?;
     let lora_dropout = adapter.as_ref().map_or(0.0, |config| config.lora_dropout);
-    let metrics = train_supervised(job, &model, &examples, &training, &supervised, lora_dropout)?;
+    let mut checkpoints = Checkpoints::of_job(job, adapter.clone(), &model_dir)?;
+    let metrics = train_supervised(
+        job,
+        &model,
+        &examples,
+        &training,
+        &supervised,
+        lora_dropout,
+        &mut checkpoints,
+    )?;
     save_trained(&model, adapter.as_ref(), &job.output("model")?, &model_dir)?;
-    write_jsonl(&job.output("metrics")?, metrics)?;
-    Ok(())
+    write_jsonl(&job.output("metrics")?, &metrics)?;
+    checkpoints.finish(&metrics)
 }
 
 fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -> Result<Vec<Example>> {

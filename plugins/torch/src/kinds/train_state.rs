@@ -30,6 +30,10 @@ pub struct TrainState {
     num_per_draw: usize,
     /// Steps on what was drawn at a time.
     steps_per_draw: usize,
+    /// A draw may need more indices than `num_per_draw`.
+    may_draw_more: bool,
+    /// Indices that were drawn for the steps that are done.
+    num_drawn: usize,
 }
 
 /// What the other files of a checkpoint don't say.
@@ -50,12 +54,22 @@ impl TrainState {
             metrics: Vec::new(),
             num_per_draw,
             steps_per_draw: 1,
+            may_draw_more: false,
+            num_drawn: 0,
         }
     }
 
     /// For training that draws before the first of every `steps_per_draw` steps only.
     pub fn drawing_every(self, steps_per_draw: usize) -> Self {
         Self { steps_per_draw, ..self }
+    }
+
+    /// For training whose draws depend on what came of them: `num_per_draw` is the least then.
+    pub fn drawing_at_least(self) -> Self {
+        Self {
+            may_draw_more: true,
+            ..self
+        }
     }
 
     /// Writes the state after the last whole step; what was drawn for another does not count.
@@ -65,7 +79,11 @@ impl TrainState {
     pub fn write(&self, folder: &Path) -> Result<()> {
         learner_state::write(&self.learner, folder)?;
         write_jsonl(&folder.join("metrics.jsonl"), &self.metrics)?;
-        write_json(&folder.join("cursor.json"), &self.cursor(self.metrics.len()))?;
+        let cursor = Cursor {
+            step: self.metrics.len(),
+            num_drawn: self.num_drawn,
+        };
+        write_json(&folder.join("cursor.json"), &cursor)?;
         Ok(())
     }
 
@@ -76,15 +94,21 @@ impl TrainState {
     pub fn read(self, folder: &Path, step: usize) -> Result<Self> {
         let cursor: Cursor = read_json(&folder.join("cursor.json"), "cursor")?;
         let metrics: Vec<MetricsLine> = read_jsonl(&folder.join("metrics.jsonl"), "row of metrics")?;
-        let expected = self.cursor(step);
+        let expected = Cursor {
+            step,
+            num_drawn: step.div_ceil(self.steps_per_draw) * self.num_per_draw,
+        };
+        let has_drawn_more = self.may_draw_more && cursor.num_drawn >= expected.num_drawn;
         ensure!(
-            cursor == expected && metrics.len() == step,
-            "it was saved at {cursor:?} with {} rows of metrics, expected {expected:?}",
-            metrics.len()
+            cursor.step == step && metrics.len() == step && (cursor == expected || has_drawn_more),
+            "it was saved at {cursor:?} with {} rows of metrics, expected {expected:?}{}",
+            metrics.len(),
+            if self.may_draw_more { " or more" } else { "" }
         );
         learner_state::read(&self.learner, folder)?;
         Ok(Self {
             order: self.order.at(cursor.num_drawn),
+            num_drawn: cursor.num_drawn,
             metrics,
             ..self
         })
@@ -96,6 +120,7 @@ impl TrainState {
     /// # Errors
     /// That is so for the last [`MAX_SKIPPED`] steps: the run is broken.
     pub fn push(&mut self, job: &Job, mut line: MetricsLine) -> Result<()> {
+        self.num_drawn = self.order.num_drawn();
         let grad_norm = line.values.get("grad_norm").copied().unwrap_or(0.0);
         // JSON has no other numbers.
         line.values.retain(|_, value| value.is_finite());
@@ -127,13 +152,6 @@ impl TrainState {
             for (name, value) in line.values.iter().filter(|(name, _)| is_reported(name)) {
                 job.metric(name, *value, Some(line.step));
             }
-        }
-    }
-
-    fn cursor(&self, step: usize) -> Cursor {
-        Cursor {
-            step,
-            num_drawn: step.div_ceil(self.steps_per_draw) * self.num_per_draw,
         }
     }
 }

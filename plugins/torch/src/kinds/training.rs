@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use serde::Deserialize;
 use tch::{Device, Kind};
 
+use super::checkpoints::Checkpoints;
 use super::meter::Meter;
 use super::saver::Saver;
 use super::train_state::TrainState;
@@ -123,7 +124,8 @@ pub struct SupervisedParams {
 /// Trains on examples and returns the metrics of each step.
 ///
 /// Adapters drop the share `lora_dropout` of their inputs. Each epoch goes through the examples in a new order that
-/// depends on the seed and the epoch alone. Goes on where an earlier attempt stopped (`saver`).
+/// depends on the seed and the epoch alone. Goes on where an earlier attempt stopped (`saver`). Models on the way are kept
+/// as `checkpoints` says.
 ///
 /// # Errors
 /// There is nothing to train on, a step fails, or the worker was asked to stop.
@@ -134,6 +136,7 @@ pub fn train_supervised(
     params: &TrainingParams,
     supervised: &SupervisedParams,
     lora_dropout: f64,
+    checkpoints: &mut Checkpoints,
 ) -> Result<Vec<MetricsLine>> {
     if examples.is_empty() {
         bail!("there is nothing to train on");
@@ -153,8 +156,12 @@ pub fn train_supervised(
         let order = Order::new(examples.len(), params.seed);
         TrainState::new(params.learner(model, num_threads), order, batch_size)
     };
+    checkpoints.stage_in(saver.kept());
     let mut state = saver
-        .resume(|folder, step, num_threads| begin(num_threads).read(folder, step))
+        .resume(|folder, step, num_threads| {
+            checkpoints.recall(folder, step)?;
+            begin(num_threads).read(folder, step)
+        })
         .unwrap_or_else(|| begin(saver.num_threads()));
     state.report(job, |_| true);
     job.progress(saver.step(), num_steps, "step", "");
@@ -182,7 +189,12 @@ pub fn train_supervised(
             },
         );
         let stats = match done {
-            Err(LmError::Stopped) => return Err(saver.stopped(|folder| state.write(folder))),
+            Err(LmError::Stopped) => {
+                return Err(saver.stopped(|folder| {
+                    checkpoints.note(folder)?;
+                    state.write(folder)
+                }));
+            }
             done => done.with_context(|| format!("step {}", step_idx + 1))?,
         };
         let step = step_idx + 1;
@@ -200,7 +212,11 @@ pub fn train_supervised(
         job.progress(step, num_steps, "step", &format!("loss {:.4}", stats.loss));
         state.report(job, |_| true);
         meter.step_done(step, &lengths);
-        saver.step_done(step, num_steps, |folder| state.write(folder))?;
+        checkpoints.keep(step, model)?;
+        saver.step_done(step, num_steps, |folder| {
+            checkpoints.note(folder)?;
+            state.write(folder)
+        })?;
         meter.go_on();
     }
     saver.finish();
@@ -272,6 +288,11 @@ impl Order {
         order
     }
 
+    /// Returns how many indices were drawn.
+    pub fn num_drawn(&self) -> usize {
+        self.epoch as usize * self.indices.len() + self.position
+    }
+
     /// Returns the next index; there always is one.
     pub fn next(&mut self) -> usize {
         if self.position == self.indices.len() {
@@ -313,6 +334,7 @@ mod tests {
             let mut resumed = Order::new(5, 7).at(num_drawn);
             let mut rest = whole.clone();
             let next = |order: &mut Order| (0..12).map(|_| order.next()).collect::<Vec<_>>();
+            assert_eq!(whole.num_drawn(), num_drawn);
             assert_eq!(next(&mut resumed), next(&mut rest), "after {num_drawn}");
             whole.next();
         }

@@ -8,6 +8,7 @@
 //! checkpoint-12/        the state after step 12: the kind's own files, and `manifest.json`
 //! journal-12.jsonl      requests that were finished since
 //! failures.json         how often the stage failed by itself since the last save
+//! kept/                 files of the kind's own that outlive its checkpoints
 //! ```
 
 mod checked;
@@ -16,6 +17,7 @@ mod failures;
 mod journal;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -101,14 +103,17 @@ pub fn take(folder: &Path) -> Result<File, Unusable> {
     }
 }
 
-/// Removes everything from a partial folder but `keep`.
+/// The folder of what a kind keeps over all checkpoints of its state.
+pub const KEPT: &str = "kept";
+
+/// Removes everything from a partial folder but `keep` and [`KEPT`].
 ///
 /// # Errors
 /// Something can't be removed.
 pub fn remove_others(folder: &Path, keep: &Path) -> Result<(), Unusable> {
     for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
         let path = entry.map_err(|source| io(folder, source))?.path();
-        if path != keep {
+        if path != keep && path.file_name() != Some(OsStr::new(KEPT)) {
             remove(&path)?;
         }
     }

@@ -38,6 +38,7 @@ fn settings(case: &Value, constants: &Value) -> LossSettings {
         use_bias_correction_kl: case["kl_times_ratio"] == true,
         epsilon: number("epsilon_low"),
         epsilon_high: number("epsilon_high"),
+        delta: case.get("delta").and_then(Value::as_f64),
         beta: case["beta"].as_f64().expect("a number"),
         max_completion_length: number("max_completion_length") as usize,
     }
@@ -121,6 +122,31 @@ fn micro_batches_add_up_to_the_whole() {
             EXACT,
         );
     }
+}
+
+/// Two-sided clipping, by TRL's own loss.
+#[test]
+fn losses_with_a_bound_on_the_ratio_follow_trl() {
+    let path = fixtures_dir().join("grpo/delta.json");
+    let bounded: Value = serde_json::from_slice(&std::fs::read(path).expect("the fixture")).expect("valid JSON");
+    let (cases, mut num_over) = (cases(), 0.0);
+    for case in bounded["cases"].as_array().expect("a list") {
+        let what = format!(
+            "{} {} beta {} delta {}",
+            case["loss_type"], case["importance_sampling_level"], case["beta"], case["delta"]
+        );
+        let (new, sums, value) = loss_of_rows(&cases, case, 0, 12);
+        assert!(
+            (value - case["loss"].as_f64().expect("a number")).abs() <= EXACT,
+            "{what}: loss {value}"
+        );
+        assert_close(&what, &new.grad(), &matrix(&case["grad_logprobs_new"]), EXACT);
+        if let Some(expected) = case["num_over"].as_f64() {
+            assert_eq!(sums.clip_delta, expected, "{what}");
+            num_over += expected;
+        }
+    }
+    assert!(num_over > 0.0, "no ratio is bounded, so this shows nothing");
 }
 
 /// The loss of `count` rows from `start` on as a part of all twelve, with the logprobs that got the gradient.
@@ -291,6 +317,36 @@ fn log_probabilities_entropies_and_first_gradients_follow_trl() {
     }
 }
 
+/// Of all completions, in one chunk of logits or several, whether the gradient is known before the logits or not.
+#[test]
+fn the_entropy_of_an_update_is_that_of_trl() {
+    let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
+    let expected = golden.tensor("entropy_before").sum(Kind::Double).double_value(&[]);
+    for run in ["dapo_kl", "dr_grpo"] {
+        let fixed = Fixed::read(&golden.json, ScaleRewards::Group);
+        let objective = Objective {
+            temperature: 1.0,
+            settings: settings(&golden.json["runs"][run], &golden.json),
+            dropout: NO_DROPOUT,
+            log_kl: true,
+        };
+        let start = load("smollm-tied", Kind::Float);
+        let chunked = Compute {
+            logits_bytes: 20_000,
+            ..Compute::new(60)
+        };
+        for compute in [Compute::new(usize::MAX), chunked] {
+            let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 2);
+            let reference = (run == "dapo_kl").then_some(Reference::Model(&start));
+            let mut groups = fixed.groups(true);
+            let done = update(&mut learner, &objective, reference, &mut groups, &compute, 1e-4).expect("a step");
+            assert_eq!(done.sums.num_tokens as usize, fixed.whole().num_tokens);
+            let off = (done.entropy - expected).abs() / expected;
+            assert!(off <= 1e-5, "{run}, {compute:?}: {}, expected {expected}", done.entropy);
+        }
+    }
+}
+
 #[test]
 fn three_updates_of_a_model_follow_trl() {
     let golden = Golden::read(&fixtures_dir().join("grpo"), "e2e");
@@ -325,6 +381,7 @@ fn three_updates(golden: &Golden, run: &str, is_shared: bool, compute: &Compute,
         temperature: 1.0,
         settings: settings(expected, &golden.json),
         dropout: NO_DROPOUT,
+        log_kl: false,
     };
     let start = load("smollm-tied", Kind::Float);
     let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, num_threads);
@@ -452,6 +509,7 @@ fn a_second_pass_over_rollouts_uses_the_policy_that_sampled_them() {
         temperature: 1.0,
         settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
         dropout: NO_DROPOUT,
+        log_kl: false,
     };
     let compute = Compute::new(64);
     let learner = |kind| Learner::new(&load("smollm-tied", kind), SETTINGS, 1);
@@ -501,6 +559,7 @@ fn a_step_does_not_depend_on_how_it_is_cut_nor_on_what_is_left_out_of_the_comput
                 ..settings(&golden.json["runs"]["dr_grpo"], &golden.json)
             },
             dropout: NO_DROPOUT,
+            log_kl: false,
         };
         let model = load("smollm-tied", Kind::Float).trainable_alias();
         let logprobs = fixed.logprobs(&model);
@@ -548,6 +607,7 @@ fn what_adapters_drop_does_not_depend_on_how_a_step_is_cut() {
             temperature: 1.0,
             settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
             dropout,
+            log_kl: false,
         };
         let mut learner = Learner::new(&model, SETTINGS, 2);
         let mut groups = fixed.groups(true);
@@ -588,6 +648,7 @@ fn a_step_without_an_advantage_still_moves_by_momentum_and_decay() {
         temperature: 1.0,
         settings: settings(&golden.json["runs"]["dr_grpo"], &golden.json),
         dropout: NO_DROPOUT,
+        log_kl: false,
     };
     let mut learner = Learner::new(&load("smollm-tied", Kind::Float), SETTINGS, 2);
     let compute = Compute::new(64);
@@ -611,6 +672,7 @@ fn the_reference_of_an_adapter_is_its_model_without_it() {
         temperature: 1.0,
         settings: settings(&golden.json["runs"]["dapo_kl"], &golden.json),
         dropout: NO_DROPOUT,
+        log_kl: false,
     };
     let base = load("smollm-tied", Kind::Float);
     let params = LoraParams {

@@ -9,6 +9,7 @@ mod commands;
 mod endpoint;
 mod fixtures;
 mod fuzzed;
+mod grpo;
 mod grpo_reference;
 mod lm_load;
 mod lora_reference;

@@ -4,10 +4,29 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::Params;
-use crate::formats::Sample;
+use super::drawing::Drawing;
+use super::reward::Reward;
+use crate::formats::{Problem, Sample};
 use crate::kinds::sampling::Rollout;
 use crate::lm::Tokenizer;
 use crate::lm::grpo::{Completion, Group, advantages};
+
+/// The rollouts of one prompt.
+pub struct RolledOut<'a> {
+    pub problem: &'a Problem,
+    pub rollouts: Vec<Rollout>,
+}
+
+impl RolledOut<'_> {
+    pub fn num_correct(&self) -> usize {
+        self.rollouts.iter().filter(|rollout| rollout.sample.correct).count()
+    }
+
+    /// Whether some are right and some are wrong.
+    pub fn is_mixed(&self) -> bool {
+        (1..self.rollouts.len()).contains(&self.num_correct())
+    }
+}
 
 /// The judged rollouts of one generation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,46 +34,50 @@ use crate::lm::grpo::{Completion, Group, advantages};
 pub struct Round {
     /// Of each prompt.
     pub samples: Vec<Vec<Sample>>,
+    /// The same in numbers.
+    pub rewards: Vec<Vec<Reward>>,
     /// The same as token ids, with advantages.
     pub groups: Vec<Group>,
+    pub drawing: Drawing,
 }
 
 impl Round {
-    /// Judges rollouts, one list for each prompt.
+    /// Rewards rollouts.
     ///
     /// # Errors
     /// A prompt can't be tokenized.
-    pub fn new(tokenizer: &Tokenizer, rollouts: Vec<Vec<Rollout>>, params: &Params) -> Result<Self> {
-        let rewards: Vec<Vec<f64>> = rollouts
+    pub fn new(tokenizer: &Tokenizer, prompts: Vec<RolledOut<'_>>, drawing: Drawing, params: &Params) -> Result<Self> {
+        let rewarding = params.rewarding();
+        let rewards: Vec<Vec<Reward>> = prompts
             .iter()
-            .map(|group| group.iter().map(|rollout| params.reward(&rollout.sample)).collect())
+            .map(|RolledOut { problem, rollouts }| {
+                let samples = rollouts.iter().map(|rollout| &rollout.sample);
+                samples.map(|sample| rewarding.of(sample, problem.verifier)).collect()
+            })
             .collect();
-        let mut advantages = advantages(&rewards, params.scale_rewards).into_iter();
-        let mut round = Self::default();
-        for group in rollouts {
-            let prompt = match group.first() {
-                Some(rollout) => tokenizer.encode_prompt(&rollout.sample.prompt)?,
-                None => Vec::new(),
-            };
+        let totals: Vec<Vec<f64>> = rewards
+            .iter()
+            .map(|group| group.iter().map(Reward::total).collect())
+            .collect();
+        let mut advantages = advantages(&totals, params.scale_rewards).into_iter();
+        let mut round = Self {
+            rewards,
+            drawing,
+            ..Self::default()
+        };
+        for RolledOut { problem, rollouts } in prompts {
             let (mut samples, mut completions) = (Vec::new(), Vec::new());
-            for (rollout, advantage) in group.into_iter().zip(&mut advantages) {
+            for (rollout, advantage) in rollouts.into_iter().zip(&mut advantages) {
                 let is_masked = params.mask_truncated_completions && rollout.sample.truncated;
                 completions.push(Completion::new(rollout.completion.ids, advantage, is_masked));
                 samples.push(rollout.sample);
             }
-            round.groups.push(Group { prompt, completions });
+            round.groups.push(Group {
+                prompt: tokenizer.encode_prompt(&problem.problem)?,
+                completions,
+            });
             round.samples.push(samples);
         }
         Ok(round)
-    }
-}
-
-impl Params {
-    pub fn reward(&self, sample: &Sample) -> f64 {
-        if sample.correct {
-            self.reward.correct
-        } else {
-            self.reward.wrong
-        }
     }
 }

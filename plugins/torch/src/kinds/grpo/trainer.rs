@@ -1,15 +1,19 @@
 //! The loop: roll out, judge, learn.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use rand::Rng;
 
 use super::Params;
+use super::drawing::{Drawing, Filling};
 use super::metrics::describe;
-use super::round::Round;
+use super::round::{RolledOut, Round};
 use crate::formats::{MetricsLine, Problem, Sample, read_json, write_json};
-use crate::kinds::sampling::{Rollout, sample_solutions};
+use crate::kinds::checkpoints::Checkpoints;
+use crate::kinds::meter::Meter;
+use crate::kinds::sampling::sample_solutions;
 use crate::kinds::saver::{Saver, is_stop};
 use crate::kinds::train_state::TrainState;
 use crate::kinds::training::{Order, TrainingParams, warn_of_memory};
@@ -35,7 +39,7 @@ pub struct Trainer<'a> {
 /// The model in training, in f32, and what belongs to it.
 pub struct Policy {
     pub model: CausalLm,
-    /// The starting model, where the KL term needs a copy of it.
+    /// What it is compared with, where that is not the policy without its adapter.
     pub reference: Option<CausalLm>,
     pub lora_dropout: f64,
 }
@@ -72,6 +76,11 @@ impl State {
             round.samples.len(),
             round.groups.len()
         );
+        ensure!(
+            round.rewards.len() == num_prompts,
+            "its round has rewards of {} prompts, expected {num_prompts}",
+            round.rewards.len()
+        );
         Ok(Self {
             training: self.training.read(folder, step)?,
             round,
@@ -85,30 +94,46 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// A step fails, or the worker was asked to stop.
-    pub fn train(&self, mut saver: Saver<'_>) -> Result<Trained> {
+    pub fn train(&self, mut saver: Saver<'_>, checkpoints: &mut Checkpoints) -> Result<Trained> {
         let num_steps = self.training.max_steps;
         let schedule = self.training.schedule(num_steps);
-        let begin = |num_threads| State {
-            training: TrainState::new(
+        let begin_training = |num_threads| {
+            let training = TrainState::new(
                 self.training.learner(&self.policy.model, num_threads),
                 Order::new(self.problems.len(), self.training.seed),
                 self.prompts_per_round(),
             )
-            .drawing_every(self.params.steps_per_round()),
+            .drawing_every(self.params.steps_per_round());
+            match self.params.dynamic_sampling {
+                true => training.drawing_at_least(),
+                false => training,
+            }
+        };
+        let begin = |num_threads| State {
+            training: begin_training(num_threads),
             round: Round::default(),
             micro_batch_tokens: self.training.micro_batch_tokens,
         };
+        checkpoints.stage_in(saver.kept());
         let mut state = saver
             .resume(|folder, step, num_threads| {
+                checkpoints.recall(folder, step)?;
                 let (num_prompts, num_steps) = (self.prompts_per_round(), self.params.steps_per_round());
                 begin(num_threads).read(folder, step, num_prompts, num_steps)
             })
             .unwrap_or_else(|| begin(saver.num_threads()));
         state.training.report(self.job, |_| true);
         self.job.progress(saver.step(), num_steps, "step", "");
+        let mut meter = Meter::new(self.job, &self.policy.model, self.training.peak_tflops);
         for step_idx in saver.step()..num_steps {
-            let line = match self.step(&mut state, &mut saver, step_idx, schedule.learning_rate(step_idx)) {
-                Err(error) if is_stop(&error) => return Err(saver.stopped(|folder| state.write(folder))),
+            let rate = schedule.learning_rate(step_idx);
+            let line = match self.step(&mut state, &mut saver, &mut meter, step_idx, rate) {
+                Err(error) if is_stop(&error) => {
+                    return Err(saver.stopped(|folder| {
+                        checkpoints.note(folder)?;
+                        state.write(folder)
+                    }));
+                }
                 line => line.with_context(|| format!("step {}", step_idx + 1))?,
             };
             self.job.progress(
@@ -123,7 +148,11 @@ impl Trainer<'_> {
             let pushed = state.training.push(self.job, line);
             pushed.with_context(|| format!("step {}", step_idx + 1))?;
             state.training.report(self.job, |_| true);
-            saver.step_done(step_idx + 1, num_steps, |folder| state.write(folder))?;
+            checkpoints.keep(step_idx + 1, &self.policy.model)?;
+            saver.step_done(step_idx + 1, num_steps, |folder| {
+                checkpoints.note(folder)?;
+                state.write(folder)
+            })?;
         }
         saver.finish();
         Ok(Trained {
@@ -141,6 +170,7 @@ impl Trainer<'_> {
         &self,
         state: &mut State,
         saver: &mut Saver<'_>,
+        meter: &mut Meter<'_>,
         step_idx: usize,
         learning_rate: f64,
     ) -> Result<MetricsLine> {
@@ -157,6 +187,8 @@ impl Trainer<'_> {
             micro_batch_tokens,
         } = state;
         let groups = &mut fresh.as_mut().unwrap_or(round).groups[slice.clone()];
+        // What was generated has a rate of its own.
+        meter.go_on();
         let update = self.update(
             &mut training.learner,
             groups,
@@ -164,6 +196,7 @@ impl Trainer<'_> {
             step_idx,
             learning_rate,
         )?;
+        meter.step_done(step_idx + 1, &self.objective(step_idx).lengths(groups));
         // Not before: what is saved when an update is given up is the state before it, which knows no new rollouts.
         if let Some(fresh) = fresh {
             *round = fresh;
@@ -173,7 +206,8 @@ impl Trainer<'_> {
         }
         Ok(describe(
             step_idx + 1,
-            &round.samples[slice],
+            round,
+            slice,
             &self.params,
             &update,
             learning_rate,
@@ -182,13 +216,19 @@ impl Trainer<'_> {
 
     /// Rolls out and judges what the steps of a round learn from.
     fn begin_round(&self, state: &mut State, saver: &mut Saver<'_>, step_idx: usize) -> Result<Round> {
-        let order = &mut state.training.order;
-        let prompts: Vec<&Problem> = (0..self.prompts_per_round())
-            .map(|_| &self.problems[order.next()])
-            .collect();
+        let (prompts, drawing) = self.draw(&mut state.training, step_idx, saver)?;
+        if drawing.num_fillers > 0 {
+            self.job.warning(&format!(
+                "step {}: {} of {} prompts have rollouts that are all right or all wrong; no others were found in {} draws \
+                 (max_num_gen_batches)",
+                step_idx + 1,
+                drawing.num_fillers,
+                self.prompts_per_round(),
+                drawing.num_batches
+            ));
+        }
         let learner = &state.training.learner;
-        let rollouts = self.roll_out(learner.model(), &prompts, step_idx, saver)?;
-        let mut round = Round::new(&self.tokenizer, rollouts, &self.params)?;
+        let mut round = Round::new(&self.tokenizer, prompts, drawing, &self.params)?;
         self.job
             .progress(step_idx, self.training.max_steps, "step", "learns from its rollouts");
         // The first step learns from its own at once; those of later ones must be known before it changes the policy.
@@ -201,13 +241,46 @@ impl Trainer<'_> {
         Ok(round)
     }
 
-    fn roll_out(
+    /// Draws prompts and rolls them out, until there are enough.
+    fn draw(
         &self,
-        model: &CausalLm,
-        prompts: &[&Problem],
+        training: &mut TrainState,
         step_idx: usize,
         saver: &mut Saver<'_>,
-    ) -> Result<Vec<Vec<Rollout>>> {
+    ) -> Result<(Vec<RolledOut<'_>>, Drawing)> {
+        let mut filling = Filling::new(self.prompts_per_round());
+        let began = Instant::now();
+        let mut num_tokens = 0;
+        while let Some(count) = filling.next_draw(self.params.max_num_gen_batches) {
+            let order = &mut training.order;
+            let prompts: Vec<&Problem> = (0..count).map(|_| &self.problems[order.next()]).collect();
+            let batch_idx = filling.batch_idx();
+            let rolled_out = self.roll_out(training.learner.model(), &prompts, step_idx, batch_idx, saver)?;
+            let rollouts = rolled_out.iter().flat_map(|prompt| &prompt.rollouts);
+            num_tokens += rollouts.map(|rollout| rollout.sample.num_tokens).sum::<usize>();
+            filling.add(rolled_out.into_iter().map(|prompt| {
+                let (num_rollouts, num_correct) = (prompt.rollouts.len(), prompt.num_correct());
+                let is_kept = !self.params.dynamic_sampling || prompt.is_mixed();
+                (prompt, num_rollouts, num_correct, is_kept)
+            }));
+        }
+        let seconds = began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        self.job.metric(
+            "generated_tokens_per_second",
+            num_tokens as f64 / seconds,
+            Some(step_idx + 1),
+        );
+        Ok(filling.finish())
+    }
+
+    fn roll_out<'p>(
+        &self,
+        model: &CausalLm,
+        prompts: &[&'p Problem],
+        step_idx: usize,
+        batch_idx: usize,
+        saver: &mut Saver<'_>,
+    ) -> Result<Vec<RolledOut<'p>>> {
         let options = Options {
             max_new_tokens: self.params.max_completion_length,
             sampling: Sampling {
@@ -224,17 +297,26 @@ impl Trainer<'_> {
         };
         // For many tokens, two more products beside a matrix cost more than adding them to it once.
         let merged = (!model.adapter_parameters().is_empty()).then(|| lora::merge(model));
-        let purpose = format!("rollouts of step {step_idx}");
+        let purpose = match batch_idx {
+            0 => format!("rollouts of step {step_idx}"),
+            _ => format!("rollouts of step {step_idx}, draw {batch_idx}"),
+        };
+        // What is recalled must be of the same step and draw.
+        let call = ((step_idx as u64) << 32) | batch_idx as u64;
         let seed = (self.training.seed, purpose.as_str());
-        sample_solutions(
+        let rollouts = sample_solutions(
             merged.as_ref().unwrap_or(model),
             &self.tokenizer,
             prompts,
             self.params.num_generations,
             &options,
             seed,
-            &mut saver.follow(step_idx as u64, |_, _| ()),
-        )
+            &mut saver.follow(call, |_, _| ()),
+        )?;
+        let prompts = prompts.iter().zip(rollouts);
+        Ok(prompts
+            .map(|(&problem, rollouts)| RolledOut { problem, rollouts })
+            .collect())
     }
 
     /// Takes one optimizer step on all rollouts of the groups.
@@ -292,11 +374,12 @@ impl Trainer<'_> {
                 probability: self.policy.lora_dropout,
                 seed,
             },
+            log_kl: self.params.log_kl,
         }
     }
 
     fn reference(&self) -> Option<Reference<'_>> {
-        (self.params.beta != 0.0).then_some(match &self.policy.reference {
+        self.params.has_reference().then_some(match &self.policy.reference {
             Some(model) => Reference::Model(model),
             None => Reference::WithoutAdapters,
         })

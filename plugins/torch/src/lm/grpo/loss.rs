@@ -54,7 +54,8 @@ pub fn advantages(rewards: &[Vec<f64>], scale: ScaleRewards) -> Vec<f64> {
         .collect()
 }
 
-fn standard_deviation(values: &[f64]) -> f64 {
+/// Returns the sample's standard deviation (divisor n - 1); 0 for less than two values.
+pub fn standard_deviation(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return 0.0;
     }
@@ -82,6 +83,9 @@ pub struct LossSettings {
     pub epsilon: f64,
     /// The ratio is clipped above at 1 + epsilon_high.
     pub epsilon_high: f64,
+    /// Where the advantage is negative the ratio counts as this at most, which bounds a loss that the clip leaves unbounded
+    /// (two-sided clipping, INTELLECT-2, arXiv:2505.07291; the dual clip of arXiv:1912.09729). Greater than 1.
+    pub delta: Option<f64>,
     /// Weight of the KL term towards the reference policy.
     pub beta: f64,
     /// Multiplies the KL term by the ratio, gradient included, which makes it unbiased off policy (DeepSeek-V3.2,
@@ -137,6 +141,8 @@ pub struct LossSums {
     pub clip_low: f64,
     /// Ratios above 1 + epsilon_high at a positive advantage.
     pub clip_high: f64,
+    /// Ratios above delta at a negative advantage.
+    pub clip_delta: f64,
     /// Over tokens, as it enters the loss.
     pub kl: f64,
 }
@@ -149,6 +155,7 @@ impl LossSums {
         self.ratio += other.ratio;
         self.clip_low += other.clip_low;
         self.clip_high += other.clip_high;
+        self.clip_delta += other.clip_delta;
         self.kl += other.kl;
     }
 }
@@ -156,7 +163,8 @@ impl LossSums {
 /// Returns the loss of a micro-batch, a scalar whose sum over the micro-batches of a step is the step's loss.
 ///
 /// Per token, with ratio = exp(new - old): -min(ratio A, clip(ratio) A) + beta KL, where KL is the k3 estimator
-/// exp(ref - new) - (ref - new) - 1 (Schulman; DeepSeekMath eq. 4). The clip range may be asymmetric (DAPO, sec. 3.1).
+/// exp(ref - new) - (ref - new) - 1 (Schulman; DeepSeekMath eq. 4). The clip range may be asymmetric (DAPO, sec. 3.1), and
+/// the ratio that is not clipped bounded by `delta`, but not the one that may multiply the KL term.
 /// The variants are those of TRL's `GRPOTrainer._compute_loss`.
 pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) -> (Tensor, LossSums) {
     let Rollouts {
@@ -168,7 +176,11 @@ pub fn loss(rollouts: &Rollouts<'_>, settings: &LossSettings, whole: BatchSize) 
     let advantages = advantages.unsqueeze(-1); // [B, 1]
     let ratio = ratio(rollouts, settings.importance_sampling_level); // [B, T] or [B, 1]
     let clipped = ratio.clamp(1.0 - settings.epsilon, 1.0 + settings.epsilon_high);
-    let policy_loss = -(&ratio * &advantages).minimum(&(clipped * &advantages));
+    let bounded = match settings.delta {
+        Some(delta) => ratio.clamp_max(delta),
+        None => ratio.shallow_clone(),
+    };
+    let policy_loss = -(bounded * &advantages).minimum(&(clipped * &advantages));
     let mut sums = ratio_sums(&ratio.detach(), &advantages, mask, settings);
     let penalty = rollouts.ref_logprobs.map(|ref_logprobs| {
         let difference = ref_logprobs - logprobs;
@@ -217,6 +229,9 @@ fn ratio_sums(ratio: &Tensor, advantages: &Tensor, mask: &Tensor, settings: &Los
         ratio: sum(ratio.shallow_clone()),
         clip_low: sum(ratio.lt(1.0 - settings.epsilon).logical_and(&advantages.lt(0.0))),
         clip_high: sum(ratio.gt(1.0 + settings.epsilon_high).logical_and(&advantages.gt(0.0))),
+        clip_delta: settings
+            .delta
+            .map_or(0.0, |delta| sum(ratio.gt(delta).logical_and(&advantages.lt(0.0)))),
         kl: 0.0,
     }
 }
@@ -242,4 +257,105 @@ fn reduce(masked: &Tensor, mask: &Tensor, settings: &LossSettings, whole: BatchS
 /// Returns `[B]` for `[B, T]`.
 fn row_sums(x: &Tensor) -> Tensor {
     x.sum_dim_intlist(-1, false, x.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    const LOSS_TYPES: [LossType; 4] = [LossType::Grpo, LossType::Bnpo, LossType::DrGrpo, LossType::Dapo];
+
+    /// Length cap of the tests, in tokens.
+    const CAP: usize = 8;
+
+    fn settings(loss_type: LossType) -> LossSettings {
+        LossSettings {
+            loss_type,
+            importance_sampling_level: ImportanceSamplingLevel::Token,
+            epsilon: 0.2,
+            epsilon_high: 0.28,
+            delta: None,
+            beta: 0.0,
+            use_bias_correction_kl: false,
+            max_completion_length: CAP,
+        }
+    }
+
+    /// The gradient on policy with respect to log p, `[B, T]`, of rollouts with these lengths.
+    fn gradient(rewards: &[Vec<f64>], scale: ScaleRewards, lengths: &[i64], loss_type: LossType) -> Tensor {
+        let shape = [lengths.len() as i64, *lengths.iter().max().unwrap()];
+        let logprobs = -(Tensor::arange(shape[0] * shape[1], (Kind::Double, Device::Cpu)).sin() + 1.5).view(shape);
+        let columns = Tensor::arange(shape[1], (Kind::Int64, Device::Cpu));
+        let mask = columns
+            .lt_tensor(&Tensor::from_slice(lengths).unsqueeze(-1))
+            .to_kind(Kind::Double);
+        let logprobs = logprobs.set_requires_grad(true);
+        let rollouts = Rollouts {
+            logprobs: &logprobs,
+            old_logprobs: &logprobs.detach(),
+            ref_logprobs: None,
+            advantages: &Tensor::from_slice(&advantages(rewards, scale)),
+            mask: &mask,
+        };
+        let whole = BatchSize {
+            num_rollouts: lengths.len(),
+            num_tokens: lengths.iter().sum::<i64>() as usize,
+        };
+        loss(&rollouts, &settings(loss_type), whole).0.backward();
+        logprobs.grad()
+    }
+
+    #[track_caller]
+    fn assert_close(got: &Tensor, expected: &Tensor, relative: f64) {
+        let off = (got - expected).abs().max().double_value(&[]);
+        let scale = expected.abs().max().double_value(&[]);
+        assert!(off <= relative * scale, "off by {off} of {scale}");
+    }
+
+    fn rewards(right: f64, wrong: f64) -> [Vec<f64>; 2] {
+        [vec![right, wrong, wrong, right], vec![wrong, right, wrong, wrong]]
+    }
+
+    #[test]
+    fn for_rollouts_of_one_length_all_loss_types_have_one_gradient() {
+        for length in [3, CAP as i64] {
+            let of = |loss_type| gradient(&rewards(1.0, -1.0), ScaleRewards::Group, &[length; 8], loss_type);
+            let expected = of(LossType::Grpo);
+            assert!(expected.abs().max().double_value(&[]) > 0.0);
+            assert_close(&of(LossType::Bnpo), &expected, 1e-14);
+            assert_close(&of(LossType::Dapo), &expected, 1e-14);
+            // It divides by the cap instead of the length.
+            assert_close(&of(LossType::DrGrpo), &(expected * (length as f64 / CAP as f64)), 1e-14);
+        }
+    }
+
+    #[test]
+    fn a_group_of_equal_rewards_has_no_gradient() {
+        let lengths = [1, 5, 3, 2];
+        for loss_type in LOSS_TYPES {
+            for scale in [ScaleRewards::Group, ScaleRewards::Batch, ScaleRewards::None] {
+                let grad = gradient(&[vec![0.7; 4]], scale, &lengths, loss_type);
+                assert_eq!(grad.abs().max().double_value(&[]), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shift_of_rewards_changes_nothing_and_a_factor_what_it_should() {
+        let lengths = [1, 5, 3, 2, 8, 4, 4, 6];
+        for loss_type in LOSS_TYPES {
+            let of = |right: f64, wrong: f64, scale| gradient(&rewards(right, wrong), scale, &lengths, loss_type);
+            for scale in [ScaleRewards::Group, ScaleRewards::Batch, ScaleRewards::None] {
+                assert_close(&of(4.0, 2.0, scale), &of(1.0, -1.0, scale), 1e-12);
+            }
+            let none = ScaleRewards::None;
+            assert_eq!(of(1.0, -1.0, none), of(1.0, 0.0, none) * 2.0);
+            // Up to what is added to the standard deviation, which is 0.5 at least.
+            for scale in [ScaleRewards::Group, ScaleRewards::Batch] {
+                assert_close(&of(1.0, -1.0, scale), &of(1.0, 0.0, scale), STD_EPSILON / 0.4);
+            }
+        }
+    }
 }

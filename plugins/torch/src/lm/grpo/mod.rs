@@ -8,5 +8,6 @@ mod update;
 pub use batch::GroupBatch;
 pub use loss::{
     BatchSize, ImportanceSamplingLevel, LossSettings, LossSums, LossType, Rollouts, ScaleRewards, advantages, loss,
+    standard_deviation,
 };
 pub use update::{Completion, Group, Objective, Reference, Update, largest_joint, score_old, update};

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{BatchSize, GroupBatch, LossSettings, LossSums, Rollouts, loss};
 use crate::lm::learner::Learner;
-use crate::lm::train::{AdapterDropout, Compute, Head, backward_from_hidden, backward_through_logprobs};
+use crate::lm::train::{AdapterDropout, Compute, Head, backward_from_hidden, backward_with_entropies};
 use crate::lm::{CausalLm, LmError};
 
 /// The completions of one prompt.
@@ -63,16 +63,32 @@ pub struct Objective {
     pub temperature: f64,
     pub settings: LossSettings,
     pub dropout: AdapterDropout,
+    /// Whether the distance to the reference is looked at although it is not in the loss: of all completions then.
+    pub log_kl: bool,
 }
 
 impl Objective {
-    /// Whether a completion has a gradient: without a KL term one whose advantage is 0 has only a cost.
+    /// Whether a completion is computed: without a KL term one whose advantage is 0 has no gradient, only a cost.
     fn needs(&self, completion: &Completion) -> bool {
-        completion.advantage != 0.0 || self.settings.beta != 0.0
+        completion.advantage != 0.0 || self.settings.beta != 0.0 || self.log_kl
+    }
+
+    /// Returns the lengths, in tokens, of what an [`update`] computes: each prompt, and each of its completions.
+    pub fn lengths(&self, groups: &[Group]) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        for group in groups {
+            let computed = group.completions.iter().filter(|completion| self.needs(completion));
+            let before = lengths.len();
+            lengths.extend(computed.map(|completion| completion.labels().len()));
+            if lengths.len() > before {
+                lengths.push(group.prompt.len());
+            }
+        }
+        lengths
     }
 }
 
-/// The policy that the KL term refers to.
+/// The policy that another is compared with.
 #[derive(Debug, Clone, Copy)]
 pub enum Reference<'a> {
     Model(&'a CausalLm),
@@ -86,8 +102,9 @@ pub struct Update {
     pub loss: f64,
     /// Where it is not finite the step changed nothing.
     pub grad_norm: f64,
-    /// Sum of -log p over the sampled tokens: an estimate of the entropy, times the tokens.
-    pub neg_logprob: f64,
+    /// Sum of the entropies, in nats, of the distributions that the tokens of `sums` are of, at the temperature of the
+    /// sampling.
+    pub entropy: f64,
     pub sums: LossSums,
 }
 
@@ -101,7 +118,7 @@ struct Piece {
 /// What a micro-batch found out.
 struct Outcome {
     loss: f64,
-    neg_logprob: f64,
+    entropy: f64,
     sums: LossSums,
     /// Log p of each label.
     logprobs: Vec<f32>,
@@ -155,7 +172,7 @@ pub fn update(
     };
     for (part, outcome) in parts.iter().zip(outcomes) {
         total.loss += outcome.loss;
-        total.neg_logprob += outcome.neg_logprob;
+        total.entropy += outcome.entropy;
         total.sums.add(&outcome.sums);
         if !grad_norm.is_finite() {
             // Log-probabilities that are no numbers must not be learned from later.
@@ -296,12 +313,12 @@ fn backward(
     };
     let dropping = objective.dropout.on(model, &sequences(groups, &work.part));
     let model = dropping.as_ref().unwrap_or(model);
-    let (logprobs, loss, sums) = if terms.is_linear() {
+    let ((logprobs, loss, sums), entropies) = if terms.is_linear() {
         backward_at_ratio_one(model, &terms, objective, compute)?
     } else {
         let mut attend = joined.attend();
         let temperature = objective.temperature;
-        backward_through_logprobs(model, &joined.batch, &mut attend, temperature, compute, |logprobs| {
+        backward_with_entropies(model, &joined.batch, &mut attend, temperature, compute, |logprobs| {
             let (loss, sums) = terms.loss(logprobs);
             let value = loss.double_value(&[]);
             Ok((loss, (logprobs.detach(), value, sums)))
@@ -309,7 +326,7 @@ fn backward(
     };
     Ok(Outcome {
         loss,
-        neg_logprob: -logprobs.sum(Kind::Double).double_value(&[]),
+        entropy: entropies.sum(Kind::Double).double_value(&[]),
         sums,
         logprobs: Vec::try_from(logprobs)?,
         ref_logprobs,
@@ -323,7 +340,7 @@ fn backward_at_ratio_one(
     terms: &Terms<'_>,
     objective: &Objective,
     compute: &Compute,
-) -> Result<(Tensor, f64, LossSums), LmError> {
+) -> Result<((Tensor, f64, LossSums), Tensor), LmError> {
     let batch = &terms.joined.batch;
     let any = Tensor::zeros(batch.targets.size(), (Kind::Float, model.device())).set_requires_grad(true);
     let (loss, sums) = terms.loss(&any);
@@ -331,11 +348,13 @@ fn backward_at_ratio_one(
     let grads = any.grad();
     let head = Head::new(model, &batch.targets, objective.temperature, compute.logits_bytes);
     let mut attend = terms.joined.attend();
-    let logprobs = backward_from_hidden(model, batch, &mut attend, compute.gradient_checkpointing, |hidden| {
-        let (logprobs, grad) = head.logprobs_and_backward(hidden, &grads)?;
-        Ok((grad, logprobs))
+    let done = backward_from_hidden(model, batch, &mut attend, compute.gradient_checkpointing, |hidden| {
+        let done = head.backward(hidden, &grads, true)?;
+        Ok((done.grad, (done.logprobs, done.entropies)))
     })?;
-    Ok((logprobs, loss.double_value(&[]), sums))
+    let (logprobs, entropies) = done;
+    let entropies = entropies.expect("they were asked for");
+    Ok(((logprobs, loss.double_value(&[]), sums), entropies))
 }
 
 /// Returns log p of each label of a micro-batch, without gradients.
@@ -402,7 +421,7 @@ impl Outcome {
     fn nothing() -> Self {
         Self {
             loss: 0.0,
-            neg_logprob: 0.0,
+            entropy: 0.0,
             sums: LossSums::default(),
             logprobs: Vec::new(),
             ref_logprobs: None,
@@ -515,6 +534,7 @@ mod tests {
                 importance_sampling_level: ImportanceSamplingLevel::Token,
                 epsilon: 0.2,
                 epsilon_high: 0.2,
+                delta: None,
                 beta: 0.0,
                 use_bias_correction_kl: false,
                 max_completion_length: 8,
@@ -523,6 +543,7 @@ mod tests {
                 probability: 0.0,
                 seed: 0,
             },
+            log_kl: false,
         };
         // Completions of a long prompt together take hardly more than one, but more.
         let groups = [group(1000, &[8, 8, 8, 8])];

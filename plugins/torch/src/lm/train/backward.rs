@@ -23,13 +23,43 @@ pub fn backward_through_logprobs<R>(
     loss: impl FnOnce(&Tensor) -> Result<(Tensor, R), LmError>,
 ) -> Result<R, LmError> {
     let head = Head::new(model, &batch.targets, temperature, compute.logits_bytes);
+    Ok(through_logprobs(&head, model, batch, attend, compute, false, loss)?.0)
+}
+
+/// As [`backward_through_logprobs`]; also returns the entropy, in nats, of the distribution that each label is of, `[L]`.
+///
+/// # Errors
+/// As [`backward_through_logprobs`].
+pub fn backward_with_entropies<R>(
+    model: &CausalLm,
+    batch: &Batch,
+    attend: &mut dyn Attend,
+    temperature: f64,
+    compute: &Compute,
+    loss: impl FnOnce(&Tensor) -> Result<(Tensor, R), LmError>,
+) -> Result<(R, Tensor), LmError> {
+    let head = Head::new(model, &batch.targets, temperature, compute.logits_bytes);
+    let (more, entropies) = through_logprobs(&head, model, batch, attend, compute, true, loss)?;
+    Ok((more, entropies.expect("they were asked for")))
+}
+
+fn through_logprobs<R>(
+    head: &Head<'_>,
+    model: &CausalLm,
+    batch: &Batch,
+    attend: &mut dyn Attend,
+    compute: &Compute,
+    with_entropies: bool,
+    loss: impl FnOnce(&Tensor) -> Result<(Tensor, R), LmError>,
+) -> Result<(R, Option<Tensor>), LmError> {
     backward_from_hidden(model, batch, attend, compute.gradient_checkpointing, |hidden| {
         let logprobs = head.logprobs(hidden)?.set_requires_grad(true);
         let (loss, more) = loss(&logprobs)?;
         loss.f_backward()?;
         let grads = logprobs.grad();
         let grads = if grads.defined() { grads } else { logprobs.zeros_like() };
-        Ok((head.backward(hidden, &grads)?, more))
+        let done = head.backward(hidden, &grads, with_entropies)?;
+        Ok((done.grad, (more, done.entropies)))
     })
 }
 

@@ -27,6 +27,16 @@ pub struct Head<'a> {
     num_rows: i64,
 }
 
+/// What [`Head::backward`] finds for `L` labels.
+pub struct Backward {
+    /// `[L]`: log p of each label.
+    pub logprobs: Tensor,
+    /// `[L]`: the entropy of the distribution that each label is of, in nats; where it was asked for.
+    pub entropies: Option<Tensor>,
+    /// `[L, H]`: the gradient with respect to the hidden states.
+    pub grad: Tensor,
+}
+
 /// Some of the rows, and what the output matrix makes of them.
 struct Chunk {
     /// `[R, H]`
@@ -61,50 +71,37 @@ impl<'a> Head<'a> {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
-    /// Takes the gradient `grads` `[L]` of a loss with respect to each label's log p, and returns that with respect to
-    /// the hidden states, `[L, H]`. What the output matrix gets is added to its own gradient.
+    /// Takes the gradient `grads` `[L]` of a loss with respect to each label's log p, which may not be known yet if the
+    /// gradient does not depend on it. What the output matrix gets is added to its own gradient.
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn backward(&self, hidden: &Tensor, grads: &Tensor) -> Result<Tensor, LmError> {
+    pub fn backward(&self, hidden: &Tensor, grads: &Tensor, with_entropies: bool) -> Result<Backward, LmError> {
         let _no_grad = tch::no_grad_guard();
-        let parts = self
-            .starts()
-            .map(|start| {
-                let chunk = self.chunk(hidden, start)?;
-                let size = chunk.hidden.size()[0];
-                self.backward_chunk(chunk, &grads.narrow(0, start, size))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::f_cat(&parts, 0)?)
+        let (mut logprobs, mut entropies, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        for start in self.starts() {
+            let chunk = self.chunk(hidden, start)?;
+            let size = chunk.hidden.size()[0];
+            logprobs.push(chunk.of_targets());
+            let of_chunk = with_entropies.then_some(&mut entropies);
+            parts.push(self.backward_chunk(chunk, &grads.narrow(0, start, size), of_chunk)?);
+        }
+        Ok(Backward {
+            logprobs: Tensor::f_cat(&logprobs, 0)?,
+            entropies: with_entropies.then(|| Tensor::f_cat(&entropies, 0)).transpose()?,
+            grad: Tensor::f_cat(&parts, 0)?,
+        })
     }
 
-    /// Does the work of [`Self::logprobs`] and [`Self::backward`] at once for a loss whose gradient is known before:
-    /// `weight` for each label's log p. Returns the sum of log p over the labels and the gradient `[L, H]`.
+    /// As [`Self::backward`] for a loss whose gradient is `weight` for each label's log p. Returns the sum of log p over the
+    /// labels and the gradient `[L, H]`.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn weighted_sum(&self, hidden: &Tensor, weight: f64) -> Result<(f64, Tensor), LmError> {
         let weights = Tensor::full(self.targets.size(), weight, (Kind::Float, self.targets.device()));
-        let (logprobs, grad) = self.logprobs_and_backward(hidden, &weights)?;
-        Ok((logprobs.sum(Kind::Double).double_value(&[]), grad))
-    }
-
-    /// Does the work of [`Self::logprobs`] and [`Self::backward`] at once, where the gradient `grads` `[L]` does not
-    /// depend on log p. Returns log p `[L]` and the gradient with respect to the hidden states, `[L, H]`.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn logprobs_and_backward(&self, hidden: &Tensor, grads: &Tensor) -> Result<(Tensor, Tensor), LmError> {
-        let _no_grad = tch::no_grad_guard();
-        let (mut logprobs, mut parts) = (Vec::new(), Vec::new());
-        for start in self.starts() {
-            let chunk = self.chunk(hidden, start)?;
-            let size = chunk.hidden.size()[0];
-            logprobs.push(chunk.of_targets());
-            parts.push(self.backward_chunk(chunk, &grads.narrow(0, start, size))?);
-        }
-        Ok((Tensor::f_cat(&logprobs, 0)?, Tensor::f_cat(&parts, 0)?))
+        let done = self.backward(hidden, &weights, false)?;
+        Ok((done.logprobs.sum(Kind::Double).double_value(&[]), done.grad))
     }
 
     /// Where chunks begin; no labels are one chunk without rows.
@@ -129,16 +126,34 @@ impl<'a> Head<'a> {
         })
     }
 
-    fn backward_chunk(&self, chunk: Chunk, grads: &Tensor) -> Result<Tensor, LmError> {
+    fn backward_chunk(
+        &self,
+        chunk: Chunk,
+        grads: &Tensor,
+        entropies: Option<&mut Vec<Tensor>>,
+    ) -> Result<Tensor, LmError> {
         let Chunk {
             hidden,
             targets,
             mut logprobs,
         } = chunk;
+        let mut probs = match entropies {
+            // As much memory as logits and log-probabilities took together a moment ago.
+            Some(entropies) => {
+                let probs = logprobs.f_exp()?;
+                entropies.push(entropies_of(&probs, &logprobs)?);
+                drop(logprobs);
+                probs
+            }
+            None => {
+                let _ = logprobs.f_exp_()?;
+                logprobs
+            }
+        };
         // softmax(z) - onehot(y), in place.
-        let _ = logprobs.f_exp_()?;
         let minus_one = Tensor::full(targets.size(), -1.0, (Kind::Float, targets.device()));
-        let mut residual = logprobs.f_scatter_add_(-1, &targets, &minus_one)?;
+        let mut residual = probs.f_scatter_add_(-1, &targets, &minus_one)?;
+        drop(probs);
         let scale = (grads / -self.temperature).unsqueeze(-1); // [R, 1]
         let weight = self.model.output_weight();
         if hidden.kind() == Kind::Float {
@@ -156,6 +171,13 @@ impl<'a> Head<'a> {
         }
         Ok(rounded.f_mm(weight)?)
     }
+}
+
+/// Returns -sum p log p of each row, `[R]`, for `[R, V]`: one product of a row with a column each, without a product of the
+/// whole size in between.
+fn entropies_of(probs: &Tensor, logprobs: &Tensor) -> Result<Tensor, LmError> {
+    let products = probs.unsqueeze(1).f_bmm(&logprobs.unsqueeze(-1))?; // [R, 1, 1]
+    Ok(products.flatten(0, -1).f_neg()?)
 }
 
 /// Returns how many rows of logits, at least one, are computed within so many bytes.

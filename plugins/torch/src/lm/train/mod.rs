@@ -8,7 +8,7 @@ mod memory;
 
 use tch::{Kind, Tensor};
 
-pub use self::backward::{backward_from_hidden, backward_through_logprobs};
+pub use self::backward::{backward_from_hidden, backward_through_logprobs, backward_with_entropies};
 pub use self::batch::{Batch, Example, IGNORE, largest_joint, micro_batches};
 pub use self::flops::Flops;
 pub use self::head::{Head, LOGITS_BYTES};

@@ -155,6 +155,80 @@ fn grpo_of_an_adapter_continues_in_the_middle_of_a_round() {
     assert!(ratios[2..6].iter().any(|ratio| (ratio - 1.0).abs() > 1e-6), "{metrics}");
 }
 
+/// The draws of a round depend on what came of those before, and models are kept on the way.
+#[test]
+fn grpo_with_dynamic_sampling_and_kept_models_continues() {
+    let mut params = grpo_params(14);
+    for (name, value) in [
+        ("dynamic_sampling", json!(true)),
+        ("steps_per_generation", json!(2)),
+        ("checkpoint_steps", json!(3)),
+    ] {
+        params[name] = value;
+    }
+    let stage = Base::easy().grpo(params);
+    // The first kill comes in the middle of a round.
+    assert_continues(&stage, &[5, 10]);
+    let metrics = std::fs::read_to_string(stage.output("metrics")).expect("the metrics");
+    let draws: Vec<Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["gen_batches"].clone())
+        .collect();
+    assert!(draws[0].as_f64() > Some(1.0) && draws[1].is_null(), "{draws:?}");
+    for step in [3, 6, 9, 12] {
+        let kept = stage.output("checkpoints").join(format!("step-{step:06}"));
+        assert!(kept.join("model.safetensors").is_file(), "{step}");
+    }
+}
+
+#[test]
+fn rollouts_of_several_draws_are_not_generated_again() {
+    let mut params = grpo_params(4);
+    for (name, value) in [
+        ("save_steps", json!(0)),
+        ("save_seconds", json!(1e-9)),
+        ("generation_batch_size", json!(4)),
+        ("dynamic_sampling", json!(true)),
+    ] {
+        params[name] = value;
+    }
+    let stage = Base::easy().grpo(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    // A line for each prompt: the second draw has begun.
+    stage.kill_after_lines(7);
+    let last = stage.run();
+    last.assert_done().assert_says("generated items");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
+#[test]
+fn fine_tuning_with_kept_models_continues_and_notices_a_damaged_one() {
+    let mut params = sft_params();
+    params["checkpoint_steps"] = json!(4);
+    let stage = Base::get().sft(params);
+    assert_continues(&stage, &[6, 17]);
+    let expected = stage.digests();
+    let kept: Vec<&String> = expected
+        .keys()
+        .filter(|path| path.starts_with("checkpoints/") && path.ends_with("/model.safetensors"))
+        .collect();
+    assert_eq!(kept.len(), 30 / 4, "{kept:?}");
+
+    let damaged = stage.fresh();
+    damaged.kill_after(9);
+    let file = damaged.partial().join("kept/step-000004/model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("it is kept");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    std::fs::write(&file, bytes).expect("a file");
+    let ended = damaged.run();
+    ended
+        .assert_done()
+        .assert_says("the model that was kept of step 4 is damaged or gone");
+    assert_eq!(ended.continued_from(), None);
+    assert_eq!(damaged.digests(), expected);
+}
+
 #[test]
 fn rollouts_that_are_finished_are_not_generated_again() {
     // The clock saves every batch; one step has three of them for each of six prompts, and no checkpoint is due before.

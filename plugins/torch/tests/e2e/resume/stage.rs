@@ -81,7 +81,7 @@ impl Stage {
         let mut all = defaults(kind);
         for (name, value) in params.as_object().expect("parameters by name") {
             assert!(
-                all.insert(name.clone(), value.clone()).is_some() || matches!(name.as_str(), "path" | "name"),
+                all.insert(name.clone(), value.clone()).is_some() || ["path", "name", "step"].contains(&name.as_str()),
                 "{kind} has no {name}"
             );
         }
@@ -368,14 +368,31 @@ impl Base {
                 "max_number": 4, "max_target": 8, "max_value": 16, "num_train": 24, "num_test": 8,
                 "num_playouts": 2000, "num_drills": 500, "drills_per_line": 2,
             });
-            let data = Stage::new("data.countdown", sizes, &[], &["train", "test", "corpus"]);
-            data.run().assert_done();
-            let model = pretrain(&data, json!({"max_steps": 200}));
-            model.run().assert_done();
-            let chats = data.dir.path().join("chats");
-            write_chats(&data.output("corpus"), &chats);
-            Base { data, model, chats }
+            Base::new(sizes, 200)
         })
+    }
+
+    /// Problems of two numbers, of which the model solves about a third, so that nearly every group has something to learn
+    /// from.
+    pub fn easy() -> &'static Base {
+        static EASY: OnceLock<Base> = OnceLock::new();
+        EASY.get_or_init(|| {
+            let sizes = json!({
+                "count_numbers": 2, "max_number": 6, "max_target": 12, "num_train": 24, "num_test": 6,
+                "num_playouts": 2000, "num_drills": 0,
+            });
+            Base::new(sizes, 150)
+        })
+    }
+
+    fn new(sizes: Value, num_steps: usize) -> Base {
+        let data = Stage::new("data.countdown", sizes, &[], &["train", "test", "corpus"]);
+        data.run().assert_done();
+        let model = pretrain(&data, json!({"max_steps": num_steps}));
+        model.run().assert_done();
+        let chats = data.dir.path().join("chats");
+        write_chats(&data.output("corpus"), &chats);
+        Base { data, model, chats }
     }
 
     pub fn pretrain(&self, params: Value) -> Stage {
@@ -384,7 +401,7 @@ impl Base {
 
     pub fn sft(&self, params: Value) -> Stage {
         let inputs = [("model", self.model.output("model")), ("data", self.chats.clone())];
-        Stage::new("astro.sft", params, &inputs, &["model", "metrics"])
+        Stage::new("astro.sft", params, &inputs, &["model", "metrics", "checkpoints"])
     }
 
     pub fn grpo(&self, params: Value) -> Stage {
@@ -392,7 +409,12 @@ impl Base {
             ("model", self.model.output("model")),
             ("problems", self.data.output("train")),
         ];
-        Stage::new("astro.grpo", params, &inputs, &["model", "metrics", "samples"])
+        Stage::new(
+            "astro.grpo",
+            params,
+            &inputs,
+            &["model", "metrics", "samples", "checkpoints"],
+        )
     }
 
     pub fn search(&self, params: Value) -> Stage {
