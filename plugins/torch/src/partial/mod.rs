@@ -7,6 +7,7 @@
 //! ```text
 //! checkpoint-12/        the state after step 12: the kind's own files, and `manifest.json`
 //! journal-12.jsonl      requests that were finished since
+//! done.lines            items that are finished for good, whatever the checkpoint
 //! failures.json         how often the stage failed by itself since the last save
 //! ```
 
@@ -101,14 +102,14 @@ pub fn take(folder: &Path) -> Result<File, Unusable> {
     }
 }
 
-/// Removes everything from a partial folder but `keep`.
+/// Removes everything from a partial folder but `keep` and what is finished for good.
 ///
 /// # Errors
 /// Something can't be removed.
 pub fn remove_others(folder: &Path, keep: &Path) -> Result<(), Unusable> {
     for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
         let path = entry.map_err(|source| io(folder, source))?.path();
-        if path != keep {
+        if path != keep && path.file_name().is_none_or(|name| name != journal::DONE) {
             remove(&path)?;
         }
     }
