@@ -209,7 +209,10 @@ pub fn search(
     for saved in earlier.search.trees {
         let problem_idx = saved.problem_idx;
         let problem = problems.get(problem_idx).with_context(|| {
-            format!("a tree was saved for problem {problem_idx}, but there are {} problems", problems.len())
+            format!(
+                "a tree was saved for problem {problem_idx}, but there are {} problems",
+                problems.len()
+            )
         })?;
         if begun.insert(problem_idx) {
             active.push(Growing::restore(problem, saved)?);

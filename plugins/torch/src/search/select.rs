@@ -16,7 +16,11 @@ impl Growing<'_> {
             Strategy::Mcts => self.select_by_puct(config, config.leaves_per_round.max(1).min(left)),
             Strategy::BestOfN => Vec::new(),
             Strategy::Beam => self.select_beam(config.beam_width.min(left)),
-            Strategy::Dfs => self.select_depth_first(config.min_value).into_iter().take(left).collect(),
+            Strategy::Dfs => self
+                .select_depth_first(config.min_value)
+                .into_iter()
+                .take(left)
+                .collect(),
         }
     }
 

@@ -15,6 +15,8 @@ mod memory;
 mod pipelines;
 mod reference;
 mod resume;
+mod search;
+mod search_reference;
 mod sft_reference;
 mod training;
 mod verify_reference;

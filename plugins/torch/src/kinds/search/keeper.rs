@@ -147,9 +147,7 @@ impl Observer for Keeper<'_, '_> {
             return error;
         }
         let seconds = self.seconds();
-        self.saver
-            .borrow_mut()
-            .stopped(|folder| write(folder, save(), seconds))
+        self.saver.borrow_mut().stopped(|folder| write(folder, save(), seconds))
     }
 }
 
@@ -183,7 +181,11 @@ pub(super) fn read(folder: &Path, step: usize, problems: &[Problem]) -> Result<(
 /// Returns the trees that earlier attempts finished.
 pub(super) fn done(saver: &mut Saver<'_>, problems: &[Problem], job: &Job) -> Vec<Done> {
     let mut done: Vec<Done> = saver.take_done();
-    let is_of_these = |done: &Done| problems.get(done.problem_idx).is_some_and(|it| *it == done.tree.problem);
+    let is_of_these = |done: &Done| {
+        problems
+            .get(done.problem_idx)
+            .is_some_and(|it| *it == done.tree.problem)
+    };
     let num_found = done.len();
     done.retain(is_of_these);
     if done.len() < num_found {
