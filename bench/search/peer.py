@@ -22,6 +22,17 @@ import transformers  # noqa: E402
 SEPARATOR = "\n\n"
 
 
+class StopAtSeparator(transformers.StoppingCriteria):
+    """As `stop_strings`, which does not take every tokenizer."""
+
+    def __init__(self, tokenizer, prompt_length):
+        self.tokenizer, self.prompt_length = tokenizer, prompt_length
+
+    def __call__(self, input_ids, scores, **_):
+        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length:])
+        return torch.tensor([SEPARATOR in text for text in texts], device=input_ids.device)
+
+
 class Policy:
     def __init__(self, folder, params):
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
@@ -33,7 +44,8 @@ class Policy:
     def sample(self, texts, count, max_new_tokens, is_step):
         """Returns for each text its sampled continuations: text, log-probability, tokens, and whether the turn was ended."""
         batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
-        settings = {"stop_strings": [SEPARATOR], "tokenizer": self.tokenizer, "output_scores": True} if is_step else {}
+        stop = transformers.StoppingCriteriaList([StopAtSeparator(self.tokenizer, batch["input_ids"].shape[1])])
+        settings = {"stopping_criteria": stop, "output_scores": True} if is_step else {}
         with torch.no_grad():
             out = self.model.generate(**batch, do_sample=True, temperature=self.params["temperature"], top_p=self.params["top_p"],
                                       top_k=0, max_new_tokens=max_new_tokens, num_return_sequences=count, use_cache=True,
@@ -149,7 +161,7 @@ def main():
     policy = Policy(options.model, params)
     with open(options.problems, encoding="utf-8") as lines:
         problems = [json.loads(line) for line in lines]
-    # Not measured: the first call prepares the search for stop texts in the vocabulary, once.
+    # Not measured: what the first call prepares once.
     policy.sample([Tree(problems[0], policy, params).prompt], 1, 2, True)
     policy.num_tokens = 0
     began = time.perf_counter()
