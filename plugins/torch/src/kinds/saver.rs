@@ -9,13 +9,13 @@
 //!
 //! Nothing here can fail a stage: what can't be saved or used costs a warning and time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -64,6 +64,11 @@ pub struct Saver<'a, C = Completion> {
     /// Requests that are in no journal yet.
     unsaved: Vec<Finished<C>>,
     recalled: HashMap<(u64, usize), Vec<C>>,
+    /// Items whose final results are kept beyond checkpoints, and lines that are not in it yet.
+    done: Option<Journal>,
+    unsaved_done: Vec<String>,
+    /// What earlier attempts left is not used: the stage failed too often after it.
+    starts_over: bool,
     /// The last save failed; that is said once.
     is_broken: bool,
     /// `save_steps` counts finished requests: the kind has no steps.
@@ -74,7 +79,7 @@ pub struct Saver<'a, C = Completion> {
 /// Requests of a generation that were finished at the same time.
 #[derive(Debug, Serialize, Deserialize)]
 struct Finished<C> {
-    /// Which generation of the kind it belongs to.
+    /// Which generation of the kind they belong to, or the first part of their names.
     call: u64,
     /// Index of each request, and its completions.
     items: Vec<(usize, Vec<C>)>,
@@ -125,6 +130,9 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             journal: None,
             unsaved: Vec::new(),
             recalled: HashMap::new(),
+            done: None,
+            unsaved_done: Vec::new(),
+            starts_over: false,
             is_broken: false,
             requests_are_steps: false,
             is_over: false,
@@ -176,6 +184,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             };
             if let Some(count) = self.failures.against(&checkpoint.digest) {
                 ignored(&format!("the stage failed {count} times after it, so it starts over"));
+                self.starts_over = true;
                 return None;
             }
             match load(&path, checkpoint.step, checkpoint.setup.num_threads) {
@@ -256,6 +265,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             self.job.warning(&format!(
                 "what an earlier attempt generated is ignored: the stage failed {count} times after it"
             ));
+            self.starts_over = true;
             return;
         }
         if content.num_damaged > 0 {
@@ -272,6 +282,49 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             let items = (finished.items.into_iter()).map(|(idx, list)| ((finished.call, idx), list));
             self.recalled.extend(items);
         }
+    }
+
+    /// Returns the items that earlier attempts finished for good; to be called after [`Self::resume`].
+    pub fn take_done<T: DeserializeOwned>(&mut self) -> Vec<T> {
+        if self.folder.is_none() {
+            return Vec::new();
+        }
+        if self.starts_over {
+            Journal::remove_done(self.job.partial());
+            return Vec::new();
+        }
+        let (journal, content) = match Journal::open_done::<T>(self.job.partial(), &self.owner) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Vec::new(),
+            Err(error) => {
+                self.job
+                    .warning(&format!("what an earlier attempt finished is ignored: {error}"));
+                return Vec::new();
+            }
+        };
+        if content.num_damaged > 0 {
+            self.job.warning(&format!(
+                "{} finished items of an earlier attempt are damaged and are made again",
+                content.num_damaged
+            ));
+        }
+        if self.base.1.is_empty() && self.journal.is_none() {
+            self.take_setup(content.setup);
+        }
+        self.done = Some(journal);
+        if !content.values.is_empty() {
+            self.job.info(&format!(
+                "{} items that an earlier attempt finished are kept",
+                content.values.len()
+            ));
+        }
+        content.values
+    }
+
+    /// Keeps an item that is finished for good: its result needs no checkpoint, and it is written once, with the next save.
+    /// Items must be such that one that is lost can be made again by itself.
+    pub fn keep_done(&mut self, item: &impl Serialize) {
+        self.unsaved_done.push(Journal::line(item));
     }
 
     /// Notes that a step is done, and saves where it is time.
@@ -330,7 +383,21 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
     pub fn follow<F: FnMut(usize, usize)>(&mut self, call: u64, on_progress: F) -> Following<'_, 'a, F, C> {
         Following {
             saver: self,
-            call,
+            names: Names::Call(call),
+            on_progress,
+        }
+    }
+
+    /// Follows a generation whose requests have names of their own, in the requests' order: so that they are found again
+    /// even if others are asked beside them.
+    pub fn follow_named<F: FnMut(usize, usize)>(
+        &mut self,
+        names: Vec<(u64, usize)>,
+        on_progress: F,
+    ) -> Following<'_, 'a, F, C> {
+        Following {
+            saver: self,
+            names: Names::Each(names),
             on_progress,
         }
     }
@@ -348,8 +415,11 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
         }
         let started = Instant::now();
         let folder = self.job.partial();
-        let saved =
-            partial::write::<anyhow::Error>(folder, &self.owner, &self.setup, self.step, fill).and_then(|new| {
+        // First what the checkpoint does not have because it is finished.
+        let written = self.write_done().map_err(anyhow::Error::from);
+        let saved = written
+            .and_then(|()| partial::write(folder, &self.owner, &self.setup, self.step, fill))
+            .and_then(|new| {
                 self.base = (new.step, new.digest);
                 self.journal = None;
                 self.failures.clear()?;
@@ -365,6 +435,24 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             )),
             Err(error) => self.cannot_save(&error),
         }
+    }
+
+    fn write_done(&mut self) -> Result<(), Unusable> {
+        if self.unsaved_done.is_empty() {
+            return Ok(());
+        }
+        let mut journal = match self.done.take() {
+            Some(journal) => journal,
+            // After a failure it is there, perhaps with a torn end, which opening it removes.
+            None => match Journal::open_done::<IgnoredAny>(self.job.partial(), &self.owner) {
+                Ok(Some((journal, _))) => journal,
+                _ => Journal::create_done(self.job.partial(), &self.owner, &self.setup)?,
+            },
+        };
+        journal.append_lines(&self.unsaved_done)?;
+        self.unsaved_done.clear();
+        self.done = Some(journal);
+        Ok(())
     }
 
     /// Writes the requests that are in no journal yet, if they go on from the newest checkpoint.
@@ -418,21 +506,42 @@ impl<C> Drop for Saver<'_, C> {
     }
 }
 
+/// Under which names the requests of a generation are kept.
+enum Names {
+    /// All under the number of the generation, each with its index.
+    Call(u64),
+    Each(Vec<(u64, usize)>),
+}
+
+impl Names {
+    fn of(&self, request_idx: usize) -> (u64, usize) {
+        match self {
+            Self::Call(call) => (*call, request_idx),
+            Self::Each(names) => names[request_idx],
+        }
+    }
+}
+
 /// Keeps the finished requests of one generation.
 pub struct Following<'s, 'a, F, C = Completion> {
     saver: &'s mut Saver<'a, C>,
-    call: u64,
+    names: Names,
     on_progress: F,
 }
 
 impl<F: FnMut(usize, usize), C: Serialize + DeserializeOwned + Clone> Following<'_, '_, F, C> {
     fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
-        self.saver.recalled.remove(&(self.call, request_idx))
+        self.saver.recalled.remove(&self.names.of(request_idx))
     }
 
     fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
-        let items = requests.iter().copied().zip(completions.iter().cloned()).collect();
-        self.saver.unsaved.push(Finished { call: self.call, items });
+        let mut by_call: BTreeMap<u64, Vec<(usize, Vec<C>)>> = BTreeMap::new();
+        for (&request_idx, list) in requests.iter().zip(completions) {
+            let (call, idx) = self.names.of(request_idx);
+            by_call.entry(call).or_default().push((idx, list.clone()));
+        }
+        let finished = by_call.into_iter().map(|(call, items)| Finished { call, items });
+        self.saver.unsaved.extend(finished);
         let saver = &mut *self.saver;
         let by_steps = saver.requests_are_steps && saver.params.save_steps > 0;
         if saver.is_time(Duration::ZERO) || (by_steps && saver.num_unsaved() >= saver.params.save_steps) {

@@ -37,6 +37,9 @@ struct Header {
     base: String,
 }
 
+/// The journal of what is finished for good. It goes on from nothing, and no checkpoint ends it.
+pub(super) const DONE: &str = "done.lines";
+
 /// Returns where the journal since a step lies.
 fn path_of(folder: &Path, step: usize) -> PathBuf {
     folder.join(format!("journal-{step}.jsonl"))
@@ -48,6 +51,23 @@ impl Journal {
     /// # Errors
     /// It can't be written.
     pub fn create(folder: &Path, owner: &Owner, setup: &Setup, step: usize, base: &str) -> Result<Self, Unusable> {
+        Self::create_at(folder, path_of(folder, step), owner, setup, base)
+    }
+
+    /// Starts an empty journal of what is finished for good, in place of any other.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn create_done(folder: &Path, owner: &Owner, setup: &Setup) -> Result<Self, Unusable> {
+        Self::create_at(folder, folder.join(DONE), owner, setup, "")
+    }
+
+    /// Removes the journal of what is finished for good, if there is one; where that fails, it is read again.
+    pub fn remove_done(folder: &Path) {
+        let _ = fs::remove_file(folder.join(DONE));
+    }
+
+    fn create_at(folder: &Path, path: PathBuf, owner: &Owner, setup: &Setup, base: &str) -> Result<Self, Unusable> {
         let header = Header {
             format: FORMAT,
             owner: owner.clone(),
@@ -55,7 +75,7 @@ impl Journal {
             base: base.to_owned(),
         };
         fs::create_dir_all(folder).map_err(|source| io(folder, source))?;
-        Self::with_lines(path_of(folder, step), &checked::encode(&header))
+        Self::with_lines(path, &checked::encode(&header))
     }
 
     /// Opens the journal since a step and returns what it holds; nothing where there is none.
@@ -68,7 +88,25 @@ impl Journal {
         step: usize,
         base: &str,
     ) -> Result<Option<(Self, Content<T>)>, Unusable> {
-        let path = path_of(folder, step);
+        Self::open_at(path_of(folder, step), owner, base)
+    }
+
+    /// Opens the journal of what is finished for good; nothing where there is none.
+    ///
+    /// # Errors
+    /// It is of another format or owner, or can't be read.
+    pub fn open_done<T: DeserializeOwned>(
+        folder: &Path,
+        owner: &Owner,
+    ) -> Result<Option<(Self, Content<T>)>, Unusable> {
+        Self::open_at(folder.join(DONE), owner, "")
+    }
+
+    fn open_at<T: DeserializeOwned>(
+        path: PathBuf,
+        owner: &Owner,
+        base: &str,
+    ) -> Result<Option<(Self, Content<T>)>, Unusable> {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -130,7 +168,21 @@ impl Journal {
     /// # Errors
     /// They can't be written; the next reader skips what is torn.
     pub fn append(&mut self, values: &[impl Serialize]) -> Result<(), Unusable> {
-        let text: String = values.iter().map(checked::encode).collect();
+        let lines: Vec<String> = values.iter().map(checked::encode).collect();
+        self.append_lines(&lines)
+    }
+
+    /// Returns a value as the line that [`Self::append_lines`] takes.
+    pub fn line(value: &impl Serialize) -> String {
+        checked::encode(value)
+    }
+
+    /// As [`Self::append`], for lines that were made before.
+    ///
+    /// # Errors
+    /// They can't be written; the next reader skips what is torn.
+    pub fn append_lines(&mut self, lines: &[String]) -> Result<(), Unusable> {
+        let text = lines.concat();
         self.file
             .write_all(text.as_bytes())
             .and_then(|()| self.file.sync_data())

@@ -7,6 +7,7 @@
 //! ```text
 //! checkpoint-12/        the state after step 12: the kind's own files, and `manifest.json`
 //! journal-12.jsonl      requests that were finished since
+//! done.lines            items that are finished for good, whatever the checkpoint
 //! failures.json         how often the stage failed by itself since the last save
 //! kept/                 files of the kind's own that outlive its checkpoints
 //! ```
@@ -106,14 +107,15 @@ pub fn take(folder: &Path) -> Result<File, Unusable> {
 /// The folder of what a kind keeps over all checkpoints of its state.
 pub const KEPT: &str = "kept";
 
-/// Removes everything from a partial folder but `keep` and [`KEPT`].
+/// Removes everything from a partial folder but `keep`, [`KEPT`] and what is finished for good.
 ///
 /// # Errors
 /// Something can't be removed.
 pub fn remove_others(folder: &Path, keep: &Path) -> Result<(), Unusable> {
     for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
         let path = entry.map_err(|source| io(folder, source))?.path();
-        if path != keep && path.file_name() != Some(OsStr::new(KEPT)) {
+        let stays = |name: &OsStr| name == KEPT || name == journal::DONE;
+        if path != keep && !path.file_name().is_some_and(stays) {
             remove(&path)?;
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use tch::Kind;
 
-use super::{Completion, Follower, Means, Options, Policy, Request};
+use super::{Completion, Follower, Means, Options, Policy, Request, Reuse};
 use crate::lm::generate::{self, Generator};
 use crate::lm::{self, Tokenizer};
 
@@ -81,6 +81,14 @@ impl Policy for LocalPolicy {
             .map(|(read, generated)| read.map_or_else(|| read_all(&self.tokenizer, &generated), Ok))
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::from)
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
+        let (prompt_tokens, computed_tokens) = self.generator.prompt_tokens();
+        Some(Reuse {
+            prompt_tokens,
+            computed_tokens,
+        })
     }
 }
 

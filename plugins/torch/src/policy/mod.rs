@@ -77,6 +77,22 @@ impl Usage {
     }
 }
 
+/// How much of the prompts was computed, and how much was found in what had been computed before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// Tokens of the prompts, counted for every completion.
+    pub prompt_tokens: u64,
+    /// Those that were computed.
+    pub computed_tokens: u64,
+}
+
+impl Reuse {
+    /// Returns the share of the prompt tokens that were not computed, in [0, 1].
+    pub fn share(self) -> f64 {
+        1.0 - (self.computed_tokens as f64 / self.prompt_tokens.max(1) as f64).min(1.0)
+    }
+}
+
 /// What answers.
 pub trait Policy {
     /// Returns the completions of all requests, in their order.
@@ -92,6 +108,11 @@ pub trait Policy {
 
     /// Returns what a server counted so far; a model of ours counts nothing.
     fn usage(&self) -> Option<Usage> {
+        None
+    }
+
+    /// Returns how much a model of ours computed of its prompts; of a server's nobody knows.
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 }

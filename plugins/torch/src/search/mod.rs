@@ -1,24 +1,36 @@
-//! Monte Carlo tree search over reasoning steps, for many problems in lock-step.
+//! Search over reasoning steps, for many problems at once.
 //!
-//! ASTRO's search (arXiv:2507.00417, section 2): PUCT selection with the policy's own probability of a step as the
-//! prior, expansion with several sampled candidates, rollouts to the end scored by the verifier, and a backup that
-//! counts a state's own rollout value as one more visit. Knows no tensors: a [`Policy`] proposes and rolls out. All
-//! problems advance one simulation at a time together, so that the policy sees large batches. Between two simulations a
-//! search is its trees and nothing else, so that one that was stopped can go on from there.
+//! ASTRO's search (arXiv:2507.00417, section 2) is Monte Carlo tree search: PUCT selection with the policy's own
+//! probability of a step as the prior, expansion with several sampled candidates, rollouts to the end scored by the
+//! verifier, and a backup that counts a state's own rollout value as one more visit. Three plainer searches stand beside
+//! it as baselines; all make the same kind of tree. Knows no tensors, no files and no clock: a [`Policy`] proposes and
+//! rolls out, an [`Observer`] gets the trees and may end the search.
+//!
+//! The problems advance in rounds, so that the policy sees large batches: in a round each active tree chooses its leaves,
+//! all leaves are expanded together, and all new states are rolled out together. When a tree is done, the next problem
+//! takes its place. What is drawn for a state depends on its problem and its number alone, so a tree does not depend on
+//! what is searched beside it. Between two rounds a search is its trees and nothing else, so that one that was stopped can
+//! go on from there.
 
+mod best_of_n;
+mod config;
+mod growing;
 mod puct;
+mod round;
+mod select;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::formats::{Problem, Tree, TreeNode, VERSION};
-use crate::verify;
+use crate::formats::{Problem, Tree, TreeNode, VerifierName};
+use crate::verify::Wording;
+pub use config::{SearchConfig, StopWhen, Strategy};
+use growing::Growing;
 pub use puct::Prior;
-use puct::{Growing, priors};
 
 /// What proposes steps and plays solutions to their end.
 pub trait Policy {
@@ -39,7 +51,12 @@ pub trait Policy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct State<'a> {
     pub problem: &'a Problem,
+    /// The problem's place among those that are searched.
+    pub problem_idx: usize,
     pub steps: Vec<String>,
+    /// Tells apart what is drawn for one problem: among its proposals no two states have the same number, and among its
+    /// rollouts neither. It does not depend on the order in which things are computed.
+    pub draw: usize,
 }
 
 /// A sampled next step.
@@ -58,53 +75,15 @@ pub struct Candidate {
 pub struct Rollout {
     pub text: String,
     pub num_tokens: usize,
-}
-
-/// How to search.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SearchConfig {
-    /// Simulations per problem; ASTRO: 32.
-    pub num_simulations: u32,
-    /// Candidates sampled at each expansion; ASTRO: 8.
-    pub num_candidates: usize,
-    /// Rollouts for each new state that is not terminal; ASTRO: 16.
-    pub num_rollouts: usize,
-    /// Steps after which a state is terminal; ASTRO: 50.
-    pub max_depth: usize,
-    /// Weight of exploration; not published, 1.0.
-    pub c_puct: f64,
-    /// How a step's probability becomes its prior.
-    pub prior: Prior,
-    /// Whether selection may end at a terminal again and again, as in the paper. Otherwise it passes over branches in
-    /// which nothing is left to expand, so that each simulation adds states.
-    pub revisit_terminals: bool,
-    /// Stop a problem's search once its tree has that many terminals of each sort.
-    pub stop_when: Option<StopWhen>,
-}
-
-/// Enough terminals to stop at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StopWhen {
-    pub num_correct: usize,
-    pub num_wrong: usize,
-}
-
-/// How far a search is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Finished simulations of each problem that is still active.
-    pub simulation: u32,
-    pub num_simulations: u32,
-    /// Problems whose search goes on.
-    pub num_active: usize,
-    /// Problems with a correct terminal.
-    pub num_solved: usize,
+    /// It was cut at its length limit.
+    pub truncated: bool,
 }
 
 /// A tree in the making, as data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SavedTree {
+    pub problem_idx: usize,
     pub nodes: Vec<TreeNode>,
     /// For each node whether nothing is left to expand at or below it.
     pub exhausted: Vec<bool>,
@@ -112,38 +91,108 @@ pub struct SavedTree {
     pub num_tokens: u64,
 }
 
-/// All trees after some simulations.
-#[derive(Debug, Clone, PartialEq)]
+/// A search between two rounds: the trees that are not done. What is neither here nor done has not begun.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SavedSearch {
-    pub num_simulations: u32,
-    /// In the order of the problems.
+    pub num_rounds: usize,
     pub trees: Vec<SavedTree>,
+}
+
+/// What earlier attempts left of a search.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    pub search: SavedSearch,
+    /// Places of the problems whose trees are done.
+    pub done: BTreeSet<usize>,
+}
+
+/// What some trees amount to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub num_trees: usize,
+    pub num_simulations: u64,
+    pub num_nodes: u64,
+    /// Trees with a correct terminal.
+    pub num_solved: usize,
+    pub num_tokens: u64,
+}
+
+impl Tally {
+    /// Returns what one tree amounts to.
+    pub fn of(tree: &Tree) -> Self {
+        Self::count(&tree.nodes, tree.num_simulations, tree.num_tokens)
+    }
+
+    /// Returns what saved trees amount to.
+    pub fn of_saved(trees: &[SavedTree]) -> Self {
+        let count = |tree: &SavedTree| Self::count(&tree.nodes, tree.num_simulations, tree.num_tokens);
+        trees.iter().map(count).fold(Self::default(), Self::plus)
+    }
+
+    fn count(nodes: &[TreeNode], num_simulations: u32, num_tokens: u64) -> Self {
+        Self {
+            num_trees: 1,
+            num_simulations: u64::from(num_simulations),
+            num_nodes: nodes.len() as u64,
+            num_solved: usize::from(nodes.iter().any(|node| node.correct == Some(true))),
+            num_tokens,
+        }
+    }
+
+    /// Returns what both amount to.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            num_trees: self.num_trees + other.num_trees,
+            num_simulations: self.num_simulations + other.num_simulations,
+            num_nodes: self.num_nodes + other.num_nodes,
+            num_solved: self.num_solved + other.num_solved,
+            num_tokens: self.num_tokens + other.num_tokens,
+        }
+    }
+}
+
+/// How far a search is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub num_rounds: usize,
+    /// The trees that grow.
+    pub active: Tally,
+    /// Problems that have not begun.
+    pub num_waiting: usize,
+}
+
+/// Whether a search goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    GoOn,
+    /// Trees are given out as they are, those of problems that have not begun with their root alone.
+    End,
 }
 
 /// What follows a search.
 pub trait Observer {
-    /// Is told of each simulation that all active problems have finished; `save` returns the search as it is now.
+    /// Gets a tree that is done, with its problem's place. Trees come as they are done, not in the problems' order.
     ///
     /// # Errors
     /// The observer's own; the search stops with it.
-    fn simulated(&mut self, progress: Progress, save: &dyn Fn() -> SavedSearch) -> Result<()>;
+    fn finished(&mut self, problem_idx: usize, tree: Tree) -> Result<()>;
 
-    /// Is told that a simulation could not be finished, and why; `save` returns the search as it was before. Returns the
+    /// Is told of each round, after the trees that it finished; `save` returns the search as it is now.
+    ///
+    /// # Errors
+    /// The observer's own; the search stops with it.
+    fn advanced(&mut self, _progress: Progress, _save: &dyn Fn() -> SavedSearch) -> Result<Flow> {
+        Ok(Flow::GoOn)
+    }
+
+    /// Is told that a round could not be finished, and why; `save` returns the search as it was before. Returns the
     /// error that the search ends with.
     fn interrupted(&mut self, error: anyhow::Error, _save: &dyn Fn() -> SavedSearch) -> anyhow::Error {
         error
     }
 }
 
-/// A function follows the progress alone.
-impl<F: FnMut(Progress)> Observer for F {
-    fn simulated(&mut self, progress: Progress, _save: &dyn Fn() -> SavedSearch) -> Result<()> {
-        self(progress);
-        Ok(())
-    }
-}
-
-/// Searches all problems and returns their trees in the same order; goes on from `saved` if there is one.
+/// Searches all problems but those that are done, going on from what earlier attempts left.
 ///
 /// # Errors
 /// The policy or the observer fails, the policy returns another number of lists than it was asked for, or what was saved
@@ -152,198 +201,71 @@ pub fn search(
     problems: &[Problem],
     config: &SearchConfig,
     policy: &mut dyn Policy,
-    saved: Option<SavedSearch>,
+    earlier: Earlier,
     observer: &mut dyn Observer,
-) -> Result<Vec<Tree>> {
-    let (mut growing, first) = match saved {
-        None => (problems.iter().map(Growing::new).collect(), 0),
-        Some(saved) => (restore(problems, saved.trees)?, saved.num_simulations),
-    };
-    let is_active = |growing: &[Growing<'_>]| growing.iter().any(|tree| tree.is_active(config));
-    // The first simulation is run even where nothing can grow, so that the observer hears of the end.
-    let mut simulation = first;
-    while simulation < config.num_simulations && (simulation == 0 || is_active(&growing)) {
-        let before = growing.clone();
-        if let Err(error) = simulate(&mut growing, config, policy) {
-            return Err(observer.interrupted(error, &|| save(&before, simulation)));
-        }
-        simulation += 1;
-        let progress = Progress {
-            simulation,
-            num_simulations: config.num_simulations,
-            num_active: growing.iter().filter(|tree| tree.is_active(config)).count(),
-            num_solved: growing.iter().filter(|tree| tree.num_terminals(true) > 0).count(),
-        };
-        observer.simulated(progress, &|| save(&growing, simulation))?;
-    }
-    Ok(growing.into_iter().map(Growing::finish).collect())
-}
-
-fn save(growing: &[Growing<'_>], num_simulations: u32) -> SavedSearch {
-    SavedSearch {
-        num_simulations,
-        trees: growing.iter().map(Growing::save).collect(),
-    }
-}
-
-fn restore(problems: &[Problem], trees: Vec<SavedTree>) -> Result<Vec<Growing<'_>>> {
-    ensure!(
-        trees.len() == problems.len(),
-        "{} trees were saved for {} problems",
-        trees.len(),
-        problems.len()
-    );
-    problems
-        .iter()
-        .zip(trees)
-        .map(|(problem, saved)| Growing::restore(problem, saved))
-        .collect()
-}
-
-/// Runs one simulation of every active tree: select, expand, evaluate, back up.
-fn simulate(growing: &mut [Growing<'_>], config: &SearchConfig, policy: &mut dyn Policy) -> Result<()> {
-    let mut selected: Vec<(usize, usize)> = Vec::new();
-    for (tree_idx, tree) in growing.iter().enumerate() {
-        if tree.is_active(config) {
-            selected.push((tree_idx, tree.select(config)));
-        }
-    }
-    let leaves: Vec<(usize, usize)> = selected
-        .iter()
-        .copied()
-        .filter(|&(tree, node)| growing[tree].can_expand(node))
-        .collect();
-    let children = expand(growing, &leaves, config, policy)?;
-    evaluate(growing, &children, config, policy)?;
-    for (tree, node) in selected {
-        growing[tree].back_up(node);
-    }
-    Ok(())
-}
-
-/// Adds the policy's candidates below each leaf and returns the new nodes.
-fn expand(
-    growing: &mut [Growing<'_>],
-    leaves: &[(usize, usize)],
-    config: &SearchConfig,
-    policy: &mut dyn Policy,
-) -> Result<Vec<(usize, usize)>> {
-    if leaves.is_empty() {
-        return Ok(Vec::new());
-    }
-    let states: Vec<State<'_>> = leaves.iter().map(|&(tree, node)| growing[tree].state(node)).collect();
-    let proposed = policy.propose(&states, config.num_candidates)?;
-    ensure!(
-        proposed.len() == states.len(),
-        "the policy proposed for {} of {} states",
-        proposed.len(),
-        states.len()
-    );
-    let mut children = Vec::new();
-    for (&(tree_idx, leaf), candidates) in leaves.iter().zip(proposed) {
-        let tree = &mut growing[tree_idx];
-        tree.num_tokens += candidates
-            .iter()
-            .map(|candidate| candidate.num_tokens as u64)
-            .sum::<u64>();
-        let weights = priors(&candidates, config.prior);
-        for (candidate, prior) in merge(candidates, &weights) {
-            children.push((tree_idx, tree.add_child(leaf, candidate, prior, config.max_depth)));
-        }
-        tree.close(leaf);
-    }
-    Ok(children)
-}
-
-/// Merges candidates that differ in white space alone: the first stands for all, with the sum of their priors.
-///
-/// Empty candidates are dropped; their share goes to the others.
-fn merge(candidates: Vec<Candidate>, weights: &[f64]) -> Vec<(Candidate, f64)> {
-    let mut merged: Vec<(Candidate, f64)> = Vec::with_capacity(candidates.len());
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    for (candidate, weight) in candidates.into_iter().zip(weights) {
-        let normalized = candidate.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        if normalized.is_empty() {
-            continue;
-        }
-        let idx = *seen.entry(normalized).or_insert(merged.len());
-        match merged.get_mut(idx) {
-            Some((_, sum)) => *sum += weight,
-            None => merged.push((candidate, *weight)),
-        }
-    }
-    let total: f64 = merged.iter().map(|(_, prior)| prior).sum();
-    if total > 0.0 {
-        merged.iter_mut().for_each(|(_, prior)| *prior /= total);
-    } else {
-        // Only empty candidates had any weight.
-        let share = 1.0 / merged.len() as f64;
-        merged.iter_mut().for_each(|(_, prior)| *prior = share);
-    }
-    merged
-}
-
-/// Gives each new state that is not terminal the share of its rollouts that the verifier accepts.
-fn evaluate(
-    growing: &mut [Growing<'_>],
-    children: &[(usize, usize)],
-    config: &SearchConfig,
-    policy: &mut dyn Policy,
 ) -> Result<()> {
-    let open: Vec<(usize, usize)> = children
-        .iter()
-        .copied()
-        .filter(|&(tree, node)| !growing[tree].nodes[node].terminal)
-        .collect();
-    if open.is_empty() || config.num_rollouts == 0 {
-        return Ok(());
-    }
-    let states: Vec<State<'_>> = open.iter().map(|&(tree, node)| growing[tree].state(node)).collect();
-    let rollouts = policy.rollout(&states, config.num_rollouts)?;
-    ensure!(
-        rollouts.len() == states.len(),
-        "the policy rolled out {} of {} states",
-        rollouts.len(),
-        states.len()
-    );
-    for ((&(tree_idx, node), state), rollouts) in open.iter().zip(states).zip(rollouts) {
-        let num_correct = rollouts
-            .iter()
-            .filter(|rollout| is_correct(&state, &rollout.text))
-            .count();
-        let tree = &mut growing[tree_idx];
-        tree.num_tokens += rollouts.iter().map(|rollout| rollout.num_tokens as u64).sum::<u64>();
-        if !rollouts.is_empty() {
-            tree.evaluate(node, num_correct as f64 / rollouts.len() as f64);
+    let (mut begun, mut num_rounds) = (earlier.done, earlier.search.num_rounds);
+    let mut active: Vec<Growing<'_>> = Vec::new();
+    for saved in earlier.search.trees {
+        let problem_idx = saved.problem_idx;
+        let problem = problems.get(problem_idx).with_context(|| {
+            format!(
+                "a tree was saved for problem {problem_idx}, but there are {} problems",
+                problems.len()
+            )
+        })?;
+        if begun.insert(problem_idx) {
+            active.push(Growing::restore(problem, saved)?);
         }
+    }
+    let mut waiting: std::collections::VecDeque<usize> =
+        (0..problems.len()).filter(|idx| !begun.contains(idx)).collect();
+    loop {
+        while active.len() < config.max_active_problems.max(1)
+            && let Some(idx) = waiting.pop_front()
+        {
+            active.push(Growing::new(&problems[idx], idx));
+        }
+        if active.is_empty() {
+            return Ok(());
+        }
+        let before = active.clone();
+        if let Err(error) = round::run(&mut active, config, policy) {
+            return Err(observer.interrupted(error, &|| save(&before, num_rounds)));
+        }
+        num_rounds += 1;
+        let (going_on, done) = active.into_iter().partition(|tree| tree.is_active(config));
+        active = going_on;
+        give_out(done, observer)?;
+        let progress = Progress {
+            num_rounds,
+            active: active.iter().map(Growing::tally).fold(Tally::default(), Tally::plus),
+            num_waiting: waiting.len(),
+        };
+        if observer.advanced(progress, &|| save(&active, num_rounds))? == Flow::End {
+            let rest = waiting.into_iter().map(|idx| Growing::new(&problems[idx], idx));
+            return give_out(active.into_iter().chain(rest), observer);
+        }
+    }
+}
+
+fn give_out<'a>(trees: impl IntoIterator<Item = Growing<'a>>, observer: &mut dyn Observer) -> Result<()> {
+    for tree in trees {
+        observer.finished(tree.problem_idx, tree.finish())?;
     }
     Ok(())
 }
 
-fn is_correct(state: &State<'_>, rest: &str) -> bool {
-    let mut steps: Vec<&str> = state.steps.iter().map(String::as_str).collect();
-    steps.push(rest.trim());
-    verify::verify(state.problem, &verify::join_steps(state.problem.verifier, &steps)).correct
+fn save(active: &[Growing<'_>], num_rounds: usize) -> SavedSearch {
+    SavedSearch {
+        num_rounds,
+        trees: active.iter().map(Growing::save).collect(),
+    }
 }
 
-impl<'a> Growing<'a> {
-    fn finish(self) -> Tree {
-        Tree {
-            version: VERSION,
-            problem: self.problem.clone(),
-            nodes: self.nodes,
-            num_simulations: self.num_simulations,
-            num_tokens: self.num_tokens,
-        }
-    }
-
-    /// Returns the state that a node stands for.
-    fn state(&self, node: usize) -> State<'a> {
-        State {
-            problem: self.problem,
-            steps: steps_to(&self.nodes, node),
-        }
-    }
+/// Returns the text that ends a step of a verifier's problems.
+pub fn step_end(verifier: VerifierName) -> String {
+    Wording::of(verifier).separator.trim_end_matches(' ').to_owned()
 }
 
 /// Returns the texts of the steps from the root's child to `node`.

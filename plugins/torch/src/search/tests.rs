@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::Strategy;
+use super::puct::priors;
+use super::round::merge;
 use super::*;
-use crate::formats::VerifierName;
 
 fn problem() -> Problem {
     Problem {
@@ -20,6 +22,7 @@ fn problem() -> Problem {
 
 fn config() -> SearchConfig {
     SearchConfig {
+        strategy: Strategy::Mcts,
         num_simulations: 3,
         num_candidates: 2,
         num_rollouts: 2,
@@ -27,7 +30,13 @@ fn config() -> SearchConfig {
         c_puct: 1.0,
         prior: Prior::SumLogprob,
         revisit_terminals: true,
+        leaves_per_round: 1,
+        virtual_loss: 1.0,
+        beam_width: 2,
+        min_value: 0.0,
+        max_tokens: 0,
         stop_when: None,
+        max_active_problems: 8,
     }
 }
 
@@ -63,6 +72,7 @@ impl Policy for Scripted {
                 .map(|idx| Rollout {
                     text: answer(idx).to_owned(),
                     num_tokens: 5,
+                    truncated: false,
                 })
                 .collect()
         };
@@ -82,10 +92,51 @@ fn scripted() -> Scripted {
     }
 }
 
+/// Keeps the trees, and the search after every round; ends it after some.
+struct Keeper {
+    trees: BTreeMap<usize, Tree>,
+    rounds: Vec<(SavedSearch, BTreeSet<usize>)>,
+    max_rounds: usize,
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self {
+            trees: BTreeMap::new(),
+            rounds: Vec::new(),
+            max_rounds: usize::MAX,
+        }
+    }
+}
+
+impl Observer for Keeper {
+    fn finished(&mut self, problem_idx: usize, tree: Tree) -> Result<()> {
+        assert!(self.trees.insert(problem_idx, tree).is_none(), "a tree came twice");
+        Ok(())
+    }
+
+    fn advanced(&mut self, progress: Progress, save: &dyn Fn() -> SavedSearch) -> Result<Flow> {
+        assert_eq!(progress.num_rounds, save().num_rounds);
+        assert_eq!(progress.active, Tally::of_saved(&save().trees));
+        self.rounds.push((save(), self.trees.keys().copied().collect()));
+        Ok(if self.rounds.len() < self.max_rounds {
+            Flow::GoOn
+        } else {
+            Flow::End
+        })
+    }
+}
+
+/// Searches all problems from the beginning.
+fn run_all(problems: &[Problem], config: &SearchConfig, policy: &mut dyn Policy) -> Vec<Tree> {
+    let mut keeper = Keeper::default();
+    search(problems, config, policy, Earlier::default(), &mut keeper).unwrap();
+    assert_eq!(keeper.trees.len(), problems.len());
+    keeper.trees.into_values().collect()
+}
+
 fn run(config: &SearchConfig, policy: &mut dyn Policy) -> Tree {
-    search(&[problem()], config, policy, None, &mut |_: Progress| {})
-        .unwrap()
-        .remove(0)
+    run_all(&[problem()], config, policy).remove(0)
 }
 
 fn statistics(tree: &Tree) -> Vec<(&str, u32, f64)> {
@@ -247,7 +298,7 @@ impl Random {
         use rand::Rng;
         crate::random::stream(
             self.seed,
-            &format!("{} {:?}", state.problem.id, state.steps),
+            &format!("{} {:?} {}", state.problem.id, state.steps, state.draw),
             idx as u64,
         )
         .random()
@@ -279,10 +330,18 @@ impl Policy for Random {
 
     fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
         let rollout = |state: &State<'_>, idx| {
-            let right = self.always_right || self.draw(state, 1000 + idx).is_multiple_of(3);
+            let draw = self.draw(state, 1000 + idx);
+            let right = self.always_right || draw.is_multiple_of(3);
+            let steps = ["first", "second", "", "third"][..(draw / 3 % 5) as usize % 4].join("\n\n");
+            let end = if draw.is_multiple_of(7) && !self.always_right {
+                "no answer"
+            } else {
+                "\\boxed"
+            };
             Rollout {
-                text: format!("\\boxed{{{}}}", u8::from(right)),
+                text: format!("{steps}\n\n{end}{{{}}}", u8::from(right)),
                 num_tokens: 1,
+                truncated: self.draw(state, 2000 + idx).is_multiple_of(5),
             }
         };
         Ok(states
@@ -304,39 +363,255 @@ fn from_scratch(tree: &Tree, node: usize) -> f64 {
     if visits == 0.0 { 0.0 } else { sum / visits }
 }
 
-/// Keeps the search after every simulation.
-#[derive(Default)]
-struct Keeper(Vec<SavedSearch>);
-
-impl Observer for Keeper {
-    fn simulated(&mut self, _: Progress, save: &dyn Fn() -> SavedSearch) -> Result<()> {
-        self.0.push(save());
-        Ok(())
-    }
-}
-
 #[test]
 fn what_is_no_tree_is_not_continued() {
     let mut keeper = Keeper::default();
-    search(&[problem()], &config(), &mut scripted(), None, &mut keeper).unwrap();
-    let whole = keeper.0.remove(1);
+    search(
+        &[problem()],
+        &config(),
+        &mut scripted(),
+        Earlier::default(),
+        &mut keeper,
+    )
+    .unwrap();
+    let (whole, _) = keeper.rounds.remove(1);
     let with = |change: &dyn Fn(&mut SavedSearch)| {
         let mut saved = whole.clone();
         change(&mut saved);
+        let earlier = Earlier {
+            search: saved,
+            ..Earlier::default()
+        };
         search(
             &[problem()],
             &config(),
             &mut scripted(),
-            Some(saved),
-            &mut |_: Progress| {},
+            earlier,
+            &mut Keeper::default(),
         )
     };
     assert!(with(&|_| ()).is_ok());
-    assert!(with(&|saved| saved.trees.clear()).is_err());
+    assert!(with(&|saved| saved.trees[0].problem_idx = 1).is_err());
     assert!(with(&|saved| saved.trees[0].nodes.clear()).is_err());
     assert!(with(&|saved| saved.trees[0].exhausted.truncate(1)).is_err());
     assert!(with(&|saved| saved.trees[0].nodes[2].parent = Some(2)).is_err());
     assert!(with(&|saved| saved.trees[0].nodes[2].parent = None).is_err());
+}
+
+#[test]
+fn leaves_of_a_round_differ_and_are_led_apart_by_virtual_losses() {
+    // 1: a (N 1, Q 1/2, P 0.6) and b (N 1, Q 0, P 0.4) below the root (N 1); the root was the only leaf.
+    // 2: a has 0.5 + 0.6 * 1 / 2 and is chosen. With a virtual loss of 1 the root has N 2, and a, of which nothing is left
+    //    to choose, is out: b comes next. Both are backed up: Q(a) = 1/2, Q(b) = (1 + 0 + 0) / 3, N(root) = 3.
+    let config = SearchConfig {
+        leaves_per_round: 4,
+        ..config()
+    };
+    let tree = run(&config, &mut scripted());
+    let expected = [
+        ("", 3, 0.416667),
+        ("a", 2, 0.5),
+        ("b", 2, 0.333333),
+        ("c", 1, 1.0),
+        ("so \\boxed{0}", 1, 0.0),
+        ("so \\boxed{1}", 1, 1.0),
+        ("so \\boxed{2}", 1, 0.0),
+    ];
+    assert_eq!(statistics(&tree), expected);
+    assert_eq!(tree.num_simulations, 3);
+
+    // A round of two below a and b, each with two children. The highest two scores are both below a, which without a
+    // virtual loss gets both.
+    let steps = |names: [&'static str; 2]| names.map(|name| (name, 0.5)).to_vec();
+    let policy = || Scripted {
+        steps: BTreeMap::from([
+            ("", steps(["a", "b"])),
+            ("a", steps(["a1", "a2"])),
+            ("b", steps(["b1", "b2"])),
+            ("a1", steps(["x", "y"])),
+            ("a2", steps(["x", "y"])),
+            ("b1", steps(["x", "y"])),
+            ("b2", steps(["x", "y"])),
+        ]),
+        num_right: BTreeMap::from([
+            ("a", 2),
+            ("b", 1),
+            ("a1", 2),
+            ("a2", 2),
+            ("b1", 2),
+            ("b2", 2),
+            ("x", 0),
+            ("y", 0),
+        ]),
+    };
+    let parents = |virtual_loss| {
+        let config = SearchConfig {
+            num_simulations: 5,
+            leaves_per_round: 2,
+            virtual_loss,
+            ..config.clone()
+        };
+        let tree = run(&config, &mut policy());
+        let of = |node: &TreeNode| tree.nodes[node.parent.expect("no root")].text.clone();
+        tree.nodes[7..].iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(parents(0.0), ["a1", "a1", "a2", "a2"]);
+    assert_eq!(parents(2.0), ["a1", "a1", "b1", "b1"]);
+}
+
+#[test]
+fn tokens_and_time_end_a_search_between_rounds() {
+    // The first round generates 2 candidates of 3 tokens and 4 rollouts of 5.
+    for (max_tokens, num_simulations) in [(26, 1), (27, 2), (0, 3)] {
+        let config = SearchConfig { max_tokens, ..config() };
+        assert_eq!(run(&config, &mut scripted()).num_simulations, num_simulations);
+    }
+    let problems = [problem(), problem(), problem()];
+    let config = SearchConfig {
+        max_active_problems: 2,
+        ..config()
+    };
+    let mut keeper = Keeper {
+        max_rounds: 2,
+        ..Keeper::default()
+    };
+    search(&problems, &config, &mut scripted(), Earlier::default(), &mut keeper).unwrap();
+    let simulations = keeper.trees.values().map(|tree| tree.num_simulations);
+    assert_eq!(simulations.collect::<Vec<_>>(), [2, 2, 0]);
+    assert_eq!(keeper.trees[&2].nodes.len(), 1);
+}
+
+/// Steps below each state, and the rollout values of a, b and c, for the plainer searches.
+fn forking() -> Scripted {
+    Scripted {
+        steps: BTreeMap::from([
+            ("", vec![("a", 0.5), ("b", 0.3), ("c", 0.2)]),
+            ("a", vec![("d", 0.5), ("\\boxed{0}", 0.5)]),
+            ("b", vec![("e", 0.6), ("f", 0.4)]),
+            ("c", vec![("\\boxed{1}", 1.0)]),
+            ("d", vec![("\\boxed{2}", 1.0)]),
+            ("e", vec![("\\boxed{3}", 1.0)]),
+            ("f", vec![("\\boxed{1}", 1.0)]),
+        ]),
+        num_right: BTreeMap::from([("a", 2), ("b", 1), ("c", 0), ("d", 0), ("e", 1), ("f", 1)]),
+    }
+}
+
+fn plain(strategy: Strategy) -> SearchConfig {
+    SearchConfig {
+        strategy,
+        num_simulations: 100,
+        num_candidates: 3,
+        ..config()
+    }
+}
+
+/// The texts of the states that were expanded, in the order in which their children were made.
+fn expanded(tree: &Tree) -> Vec<&str> {
+    let mut parents: Vec<usize> = tree.nodes.iter().filter_map(|node| node.parent).collect();
+    parents.dedup();
+    parents.iter().map(|&parent| tree.nodes[parent].text.as_str()).collect()
+}
+
+#[test]
+fn a_beam_expands_the_best_states_of_each_depth() {
+    let tree = run(&plain(Strategy::Beam), &mut forking());
+    // c falls out at the first depth; e and f are alike, e has the higher prior; d has no chance.
+    assert_eq!(expanded(&tree), ["", "a", "b", "e", "f"]);
+    assert_eq!((tree.num_simulations, tree.nodes[0].visit_count), (5, 5));
+    let narrow = SearchConfig {
+        beam_width: 1,
+        ..plain(Strategy::Beam)
+    };
+    assert_eq!(expanded(&run(&narrow, &mut forking())), ["", "a", "d"]);
+    let short = SearchConfig {
+        num_simulations: 2,
+        ..plain(Strategy::Beam)
+    };
+    assert_eq!(expanded(&run(&short, &mut forking())), ["", "a"]);
+}
+
+#[test]
+fn a_depth_first_search_backs_up_at_wrong_ends_and_stops_at_a_right_one() {
+    let tree = run(&plain(Strategy::Dfs), &mut forking());
+    assert_eq!(expanded(&tree), ["", "a", "d", "b", "e", "f"]);
+    assert_eq!(tree.nodes.last().and_then(|node| node.correct), Some(true));
+    // What is not worth a quarter is not entered: neither d nor c.
+    let pruned = SearchConfig {
+        min_value: 0.25,
+        stop_when: Some(StopWhen {
+            num_correct: 100,
+            num_wrong: 0,
+        }),
+        ..plain(Strategy::Dfs)
+    };
+    assert_eq!(expanded(&run(&pruned, &mut forking())), ["", "a", "b", "e", "f"]);
+}
+
+#[test]
+fn best_of_n_is_the_tree_of_its_samples() {
+    struct Samples(Vec<(&'static str, bool)>);
+    impl Policy for Samples {
+        fn propose(&mut self, _: &[State<'_>], _: usize) -> Result<Vec<Vec<Candidate>>> {
+            unreachable!("whole solutions are sampled")
+        }
+        fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
+            let rollout = |&(text, truncated): &(&str, bool)| Rollout {
+                text: text.to_owned(),
+                num_tokens: 4,
+                truncated,
+            };
+            let of = |state: &State<'_>| {
+                assert!(state.steps.is_empty());
+                self.0[m * state.draw..m * (state.draw + 1)]
+                    .iter()
+                    .map(rollout)
+                    .collect()
+            };
+            Ok(states.iter().map(of).collect())
+        }
+    }
+    let samples = || {
+        Samples(vec![
+            ("a\n\nb \\boxed{1}\n\nand so on", false),
+            ("a\n\n\n\nc", true),
+            ("a\n\nb  \\boxed{1}", true),
+            ("d\n\n\\boxed{0}", false),
+            ("a", false),
+            ("", false),
+        ])
+    };
+    let tree = run(&plain(Strategy::BestOfN).with_simulations(2), &mut samples());
+    let third = 1.0 / 3.0;
+    let expected = [
+        ("", 6, 0.4),
+        ("a", 3, 0.666667),
+        ("b \\boxed{1}", 2, 1.0),
+        ("c", 1, 0.0),
+        ("d", 1, 0.0),
+        ("\\boxed{0}", 1, 0.0),
+        ("a", 1, 0.0),
+    ];
+    assert_eq!(statistics(&tree), expected);
+    let priors: Vec<f64> = tree.nodes.iter().map(|node| node.prior).collect();
+    assert_eq!(priors, [1.0, 0.6, 2.0 * third, third, 0.2, 1.0, 0.2]);
+    let answers: Vec<_> = tree.nodes.iter().map(|node| node.answer.as_deref()).collect();
+    assert_eq!(answers[2..6], [Some("1"), None, None, Some("0")]);
+    assert_eq!((tree.num_simulations, tree.num_tokens), (2, 24));
+    let at_once = SearchConfig {
+        leaves_per_round: 2,
+        ..plain(Strategy::BestOfN).with_simulations(2)
+    };
+    assert_eq!(run(&at_once, &mut samples()), tree);
+}
+
+impl SearchConfig {
+    fn with_simulations(self, num_simulations: u32) -> Self {
+        Self {
+            num_simulations,
+            ..self
+        }
+    }
 }
 
 proptest! {
@@ -345,32 +620,47 @@ proptest! {
     #[test]
     fn invariants_of_the_tree(
         seed in any::<u64>(),
-        num_simulations in 1u32..24,
-        num_candidates in 1usize..5,
+        (num_simulations, num_candidates) in (1u32..24, 1usize..5),
+        strategy in prop::sample::select(vec![
+            Strategy::Mcts, Strategy::Mcts, Strategy::Mcts, Strategy::BestOfN, Strategy::Beam, Strategy::Dfs,
+        ]),
+        (leaves_per_round, virtual_loss) in (1usize..5, 0.0..3.0),
+        (max_tokens, min_value) in (prop::sample::select(vec![0, 0, 40, 200]), prop::sample::select(vec![0.0, 0.0, 0.4])),
         revisit_terminals in any::<bool>(),
         prior in prop::sample::select(vec![Prior::MeanLogprob, Prior::SumLogprob, Prior::Uniform]),
         always_right in any::<bool>(),
+        max_active_problems in 1usize..4,
     ) {
         let config = SearchConfig {
-            num_simulations, num_candidates, num_rollouts: 3, max_depth: 6, c_puct: 1.5, prior, revisit_terminals,
-            stop_when: None,
+            strategy, num_simulations, num_candidates, num_rollouts: 3, max_depth: 6, c_puct: 1.5, prior,
+            revisit_terminals, leaves_per_round, virtual_loss, max_tokens, min_value, max_active_problems, ..config()
         };
         let problems: Vec<Problem> = (0..3).map(|idx| Problem { id: format!("p{idx}"), ..problem() }).collect();
-        let search_with = |problems: &[Problem], saved, observer: &mut dyn Observer| {
-            search(problems, &config, &mut Random { seed, always_right }, saved, observer)
-        };
-        let trees = search_with(&problems, None, &mut |_: Progress| {}).unwrap();
+        let mut policy = Random { seed, always_right };
+        let trees = run_all(&problems, &config, &mut policy);
         for (tree, problem) in trees.iter().zip(&problems) {
             prop_assert_eq!(&tree.problem, problem);
-            prop_assert_eq!(tree.nodes[0].visit_count, tree.num_simulations);
+            prop_assert!(tree.num_simulations <= num_simulations);
+            let samples_each = if strategy == Strategy::BestOfN { num_candidates as u32 } else { 1 };
+            prop_assert_eq!(tree.nodes[0].visit_count, samples_each * tree.num_simulations);
             for node in &tree.nodes {
                 prop_assert!((0.0..=1.0).contains(&node.q_value));
                 prop_assert!((node.q_value - from_scratch(tree, node.id)).abs() < 1e-9);
                 prop_assert!(node.parent.is_none_or(|parent| parent < node.id));
                 let children: Vec<_> = tree.nodes.iter().filter(|child| child.parent == Some(node.id)).collect();
                 prop_assert!(!node.terminal || children.is_empty());
+                prop_assert_eq!(node.correct.is_some(), node.terminal);
                 let total: f64 = children.iter().map(|child| child.prior).sum();
                 prop_assert!(children.is_empty() || (total - 1.0).abs() < 1e-9);
+                // Each visit but the one that made the node, and those that ended at it, went on to a child. Children are
+                // made with a visit of their own.
+                let below: u32 = children.iter().map(|child| child.visit_count).sum();
+                if strategy == Strategy::BestOfN {
+                    prop_assert!(node.id == 0 || node.terminal || below == node.visit_count);
+                } else if !children.is_empty() {
+                    let own = u32::from(node.id != 0);
+                    prop_assert_eq!(node.visit_count - own - 1, below - children.len() as u32);
+                }
                 // The depth limit states no answer, and so is wrong; above it all rollouts are right.
                 let is_good = |node: &&TreeNode| node.rollout_value == 1.0;
                 if always_right && is_good(&node) && children.iter().all(|child| child.q_value == 1.0) {
@@ -378,16 +668,24 @@ proptest! {
                 }
             }
             // A problem's tree does not depend on what is searched beside it.
-            let alone = search_with(std::slice::from_ref(problem), None, &mut |_: Progress| {});
-            prop_assert_eq!(&alone.unwrap()[0], tree);
+            prop_assert_eq!(&run_all(std::slice::from_ref(problem), &config, &mut policy)[0], tree);
         }
-        // A search that goes on from any of its simulations, through JSON, ends with the same trees.
+        // A search that goes on from any of its rounds, through JSON, ends with the same trees: even where more trees are
+        // known to be done than what was saved last knows of.
         let mut keeper = Keeper::default();
-        search_with(&problems, None, &mut keeper).unwrap();
-        for saved in keeper.0 {
-            let text = serde_json::to_string(&saved.trees).unwrap();
-            let read = SavedSearch { trees: serde_json::from_str(&text).unwrap(), ..saved };
-            prop_assert_eq!(&search_with(&problems, Some(read), &mut |_: Progress| {}).unwrap(), &trees);
+        search(&problems, &config, &mut policy, Earlier::default(), &mut keeper).unwrap();
+        for (idx, (saved, _)) in keeper.rounds.iter().enumerate() {
+            for (_, done) in [&keeper.rounds[idx], &keeper.rounds[keeper.rounds.len() - 1]] {
+                let text = serde_json::to_string(&saved.trees).unwrap();
+                let read = SavedSearch { trees: serde_json::from_str(&text).unwrap(), ..saved.clone() };
+                let mut rest = Keeper::default();
+                let earlier = Earlier { search: read, done: done.clone() };
+                search(&problems, &config, &mut policy, earlier, &mut rest).unwrap();
+                for (problem_idx, tree) in trees.iter().enumerate() {
+                    let expected = (!done.contains(&problem_idx)).then_some(tree);
+                    prop_assert_eq!(rest.trees.get(&problem_idx), expected);
+                }
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ mod pipelines;
 mod reference;
 mod resume;
 mod scores;
+mod search;
+mod search_reference;
 mod sft_reference;
 mod training;
 mod verify_reference;

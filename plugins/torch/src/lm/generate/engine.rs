@@ -77,6 +77,8 @@ pub struct Engine {
     step_tokens: usize,
     /// Tokens that one call of the backend computes, at most: lowered where memory runs out.
     call_tokens: usize,
+    /// Tokens of prompts so far, counted for every completion, and those that were computed.
+    pub prompt_tokens: (u64, u64),
 }
 
 impl Engine {
@@ -89,6 +91,7 @@ impl Engine {
             max_pages: max_pages.min(PageId::MAX as usize),
             step_tokens: step_tokens.max(1),
             call_tokens: usize::MAX,
+            prompt_tokens: (0, 0),
         }
     }
 
@@ -258,6 +261,7 @@ impl<'e, 'r> Run<'e, 'r> {
         for (prompt_idx, prompt) in prompts.iter().enumerate() {
             let room = rules.context.saturating_sub(prompt.ids.len());
             let max_new_tokens = prompt.max_new_tokens.min(room);
+            run.engine.prompt_tokens.0 += (prompt.ids.len() * prompt.seeds.len()) as u64;
             let branches: Vec<Branch> = (prompt.seeds.iter().enumerate())
                 .map(|(sample_idx, &seed)| Branch::new(prompt_idx, sample_idx, seed, max_new_tokens))
                 .collect();
@@ -322,6 +326,7 @@ impl<'e, 'r> Run<'e, 'r> {
             let mut sequence = self.waiting.remove(idx).expect("the index is below the length");
             sequence.num_computed = found.len() * PAGE_SIZE;
             sequence.num_known_pages = found.len();
+            self.engine.prompt_tokens.1 += (num_tokens - sequence.num_computed) as u64;
             sequence.pages = found;
             self.running.push(sequence);
             if !self.has_room(self.running.len() - 1) {

@@ -165,6 +165,12 @@ impl Generator {
         self.engine.forget();
     }
 
+    /// Returns the tokens of all prompts so far, counted for every completion, and how many of them were computed: what
+    /// completions of one prompt share, and what an earlier one began with, is computed once.
+    pub fn prompt_tokens(&self) -> (u64, u64) {
+        self.engine.prompt_tokens
+    }
+
     /// Generates the completions of all requests, in their order. Of the options, `num_threads` and `cache_memory` are
     /// those that the generator was made with.
     ///

@@ -274,6 +274,42 @@ fn a_search_continues_within_a_simulation() {
     assert_eq!(stage.digests(), untouched.digests());
 }
 
+/// Trees that were done are not in the checkpoint, and not grown again.
+#[test]
+fn a_search_keeps_the_trees_that_were_done() {
+    let mut params = search_params();
+    params["max_active_problems"] = json!(4);
+    params["num_simulations"] = json!(3);
+    let stage = Base::get().search(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    stage.kill_after(8);
+    let newest = stage.checkpoint().expect("a checkpoint");
+    let saved = std::fs::read_to_string(newest.join("trees.jsonl")).expect("the trees that grow");
+    assert!(saved.lines().count() <= 4, "{saved}");
+    let last = stage.run();
+    last.assert_done()
+        .assert_says("items that an earlier attempt finished are kept");
+    assert!(last.continued_from() >= Some(8), "{}", last.messages());
+    assert_eq!(stage.digests(), untouched.digests());
+
+    // Without the checkpoint, the trees that were done are still there; one whose line is damaged is grown again.
+    let stage = untouched.fresh();
+    stage.kill_after(10);
+    std::fs::remove_dir_all(stage.checkpoint().expect("a checkpoint")).expect("it was there");
+    let path = stage.partial().join("done.lines");
+    let text = std::fs::read_to_string(&path).expect("the finished trees");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert!(lines.len() > 3, "{text}");
+    lines[2] = lines[2].replacen("\"text\"", "\"test\"", 1);
+    std::fs::write(&path, lines.join("\n") + "\n").expect("written");
+    let last = stage.run();
+    last.assert_done()
+        .assert_says("1 finished items of an earlier attempt are damaged and are made again")
+        .assert_says("items that an earlier attempt finished are kept");
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
 fn eval_params() -> Value {
     json!({"num_samples": 24, "max_completion_length": 40, "generation_batch_size": 24, "save_steps": 1})
 }
