@@ -3,6 +3,7 @@
 //! A plugin like any other: it shares no Rust types with the engine, only the worker contract (`plugins/CONTRACT.md`).
 
 pub mod debug;
+pub mod feedback;
 pub mod formats;
 pub mod kinds;
 pub mod linearize;
@@ -13,6 +14,7 @@ pub mod random;
 pub mod report;
 pub mod rewrite;
 pub mod search;
+pub mod spoc;
 pub mod stop;
 pub mod verify;
 pub mod worker;

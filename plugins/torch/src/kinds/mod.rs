@@ -3,7 +3,9 @@
 mod data_countdown;
 mod data_jsonl;
 mod eval;
+mod feedback;
 mod grpo;
+mod kto;
 mod linearize;
 mod lm_endpoint;
 mod lm_load;
@@ -16,6 +18,7 @@ mod sampling;
 mod saver;
 mod search;
 mod sft;
+mod spoc;
 mod train_state;
 mod training;
 
@@ -44,7 +47,10 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.search" => search::run(job),
         "astro.linearize" => linearize::run(job),
         "astro.rewrite" => rewrite::run(job),
+        "astro.feedback" => feedback::run(job),
+        "astro.spoc" => spoc::run(job),
         "astro.sft" => with_weights(job, sft::run),
+        "astro.kto" => with_weights(job, kto::run),
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
         "report.compare" => report_compare::run(job),

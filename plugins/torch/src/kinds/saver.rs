@@ -420,11 +420,13 @@ pub struct Following<'s, 'a, F, C = Completion> {
 }
 
 impl<F: FnMut(usize, usize), C: Serialize + DeserializeOwned + Clone> Following<'_, '_, F, C> {
-    fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
+    /// Returns what an earlier attempt finished of a request.
+    pub fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
         self.saver.recalled.remove(&(self.call, request_idx))
     }
 
-    fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
+    /// Notes finished requests, and saves them where it is time.
+    pub fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
         let items = requests.iter().copied().zip(completions.iter().cloned()).collect();
         self.saver.unsaved.push(Finished { call: self.call, items });
         let saver = &mut *self.saver;

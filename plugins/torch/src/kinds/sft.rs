@@ -1,11 +1,13 @@
 //! `astro.sft`: supervised fine-tuning on chats (ASTRO, arXiv:2507.00417, sec. 3.1).
 
-use anyhow::{Result, bail};
+use std::ops::Range;
+
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::training::{SupervisedParams, TrainingParams, save_trained, train_supervised};
-use crate::formats::{Chat, read_jsonl, write_jsonl};
+use crate::formats::{Chat, Message, read_jsonl, write_jsonl};
 use crate::lm::chat::ChatOptions;
 use crate::lm::lora::LoraParams;
 use crate::lm::train::{Example, IGNORE};
@@ -47,7 +49,8 @@ pub fn run(job: &Job) -> Result<()> {
 fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -> Result<Vec<Example>> {
     let all = chats
         .iter()
-        .map(|chat| encode(tokenizer, chat, params))
+        .enumerate()
+        .map(|(idx, chat)| encode(tokenizer, chat, params).with_context(|| format!("chat {}", idx + 1)))
         .collect::<Result<Vec<_>>>()?;
     let shortest = all.iter().map(|example| example.ids.len()).min().unwrap_or(0);
     let mut kept: Vec<Example> = all
@@ -87,13 +90,13 @@ fn examples(job: &Job, tokenizer: &Tokenizer, chats: &[Chat], params: &Params) -
     Ok(kept)
 }
 
-/// Tokenizes a chat; its last message is the completion.
+/// Tokenizes a chat; its last message is the completion. Masked parts are read and not learned: no token that touches one
+/// counts.
 fn encode(tokenizer: &Tokenizer, chat: &Chat, params: &Params) -> Result<Example> {
-    let messages: Vec<Value> = chat
-        .messages
-        .iter()
-        .map(serde_json::to_value)
-        .collect::<Result<_, _>>()?;
+    // Without `masked`, which is not for templates.
+    let messages: Vec<Value> = (chat.messages.iter())
+        .map(|message| json!({"role": message.role, "content": message.content}))
+        .collect();
     let options = ChatOptions::generation_prompt(false);
     let ids = tokenizer.encode(&tokenizer.render_conversation(&messages, &options)?, false)?;
     let mut labels = ids.clone();
@@ -108,5 +111,24 @@ fn encode(tokenizer: &Tokenizer, chat: &Chat, params: &Params) -> Result<Example
     if params.completion_only_loss {
         keep(tokenizer.encode_completion(&messages, &options)?.1);
     }
+    if chat.messages.iter().any(|message| !message.masked.is_empty()) {
+        let masked: Vec<Vec<Range<usize>>> = chat.messages.iter().map(masked_ranges).collect();
+        let touched = tokenizer.encode_ranges(&messages, &masked, &options)?.1;
+        keep(touched.iter().map(Option::is_none).collect());
+    }
     Ok(Example { ids, labels })
+}
+
+/// The masked parts of a message in order, those that overlap as one.
+fn masked_ranges(message: &Message) -> Vec<Range<usize>> {
+    let mut sorted = message.masked.clone();
+    sorted.sort_unstable();
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for [start, end] in sorted {
+        match ranges.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(end),
+            _ => ranges.push(start..end),
+        }
+    }
+    ranges
 }
