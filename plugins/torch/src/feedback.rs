@@ -41,9 +41,18 @@ pub struct FeedbackConfig {
 ///
 /// Right solutions that a model found unjustified (`self_eval`) are left out, since they are neither.
 pub fn feedback(tree: &Tree, config: &FeedbackConfig, rng: &mut ChaCha8Rng) -> Vec<Feedback> {
-    let mut terminals: Vec<&TreeNode> = tree.nodes.iter().filter(|node| node.terminal && node.parent.is_some()).collect();
+    let mut terminals: Vec<&TreeNode> = tree
+        .nodes
+        .iter()
+        .filter(|node| node.terminal && node.parent.is_some())
+        .collect();
     terminals.shuffle(rng);
-    let of = |verdict| terminals.iter().copied().filter(move |node| node.correct == Some(verdict));
+    let of = |verdict| {
+        terminals
+            .iter()
+            .copied()
+            .filter(move |node| node.correct == Some(verdict))
+    };
     let right = of(true).filter(|node| node.self_eval.is_none_or(|votes| votes.good));
     let mut chosen: Vec<&TreeNode> = right.take(config.num_desirable).collect();
     let mut wrong: Vec<&TreeNode> = Vec::new();
@@ -199,11 +208,13 @@ mod tests {
     fn a_right_solution_has_its_text_and_the_bytes_of_its_steps() {
         let all = made(&tree(), &config());
         let right: Vec<&Feedback> = all.iter().filter(|it| it.label).collect();
-        let [right] = right.as_slice() else {
-            panic!("{all:?}")
-        };
+        let [right] = right.as_slice() else { panic!("{all:?}") };
         assert_eq!(right.completion, "7 + 3 = 10 | 4 10 ; 10 * 4 = 40 , 40 ? 40");
-        let texts: Vec<&str> = right.steps.iter().map(|it| &right.completion[it.range[0]..it.range[1]]).collect();
+        let texts: Vec<&str> = right
+            .steps
+            .iter()
+            .map(|it| &right.completion[it.range[0]..it.range[1]])
+            .collect();
         assert_eq!(texts, ["7 + 3 = 10 | 4 10", "10 * 4 = 40 , 40 ? 40"]);
         assert_eq!((right.prompt.as_str(), right.problem_id.as_str()), ("7 3 4 -> 40", "p"));
     }
@@ -225,7 +236,12 @@ mod tests {
             step_label: StepLabel::AnySuccess,
             ..config()
         };
-        assert!(made(&other, &hard).iter().filter(|it| it.label).all(|it| labels(it) == [Some(true); 2]));
+        assert!(
+            made(&other, &hard)
+                .iter()
+                .filter(|it| it.label)
+                .all(|it| labels(it) == [Some(true); 2])
+        );
     }
 
     #[test]

@@ -50,7 +50,11 @@ impl<'a> Question<'a> {
     /// The reason why there is nothing to learn from them.
     pub fn of(problem: &'a Problem, samples: &[&'a Sample]) -> Result<Self, Skipped> {
         let texts = |is_it: &dyn Fn(&Sample) -> bool| -> Vec<&'a str> {
-            samples.iter().filter(|sample| is_it(sample)).map(|sample| sample.completion.as_str()).collect()
+            samples
+                .iter()
+                .filter(|sample| is_it(sample))
+                .map(|sample| sample.completion.as_str())
+                .collect()
         };
         let right = texts(&|sample| sample.correct);
         let wrong = texts(&|sample| !sample.correct && !sample.truncated && sample.answer.is_some());
@@ -102,7 +106,9 @@ pub fn draw<'a>(
         right,
     };
     let reads = |turns: &Turns<'a>| write(turns, config, None).is_ok();
-    let mut pairs = wrong.iter().flat_map(|&wrong| right.iter().map(move |&right| turns(Some(wrong), right)));
+    let mut pairs = wrong
+        .iter()
+        .flat_map(|&wrong| right.iter().map(move |&right| turns(Some(wrong), right)));
     let mut alone = confirmed.into_iter().map(|right| turns(None, right));
     (pairs.find(reads), alone.find(reads))
 }
@@ -115,7 +121,10 @@ pub fn write(turns: &Turns<'_>, config: &SpocConfig, critique: Option<&str>) -> 
     let wording = &config.wording;
     let problem = turns.problem;
     let bare = |text: &str| without_approval(text, wording).to_owned();
-    let critique = critique.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let critique = critique
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned);
     let right = bare(turns.right);
     let (mut paragraphs, mut masked) = (Vec::new(), Vec::new());
     match turns.wrong {
@@ -190,8 +199,10 @@ pub fn prompt(template: &str, turns: &Turns<'_>) -> String {
     // In one pass, so that a place that a text names is not filled in again.
     let mut filled = String::new();
     let mut rest = template;
-    while let Some((at, (name, text))) =
-        places.iter().filter_map(|place| Some((rest.find(place.0)?, place))).min_by_key(|(at, _)| *at)
+    while let Some((at, (name, text))) = places
+        .iter()
+        .filter_map(|place| Some((rest.find(place.0)?, place)))
+        .min_by_key(|(at, _)| *at)
     {
         filled.push_str(&rest[..at]);
         filled.push_str(text);
@@ -320,7 +331,8 @@ mod tests {
         let message = &chat.messages[1];
         let doubt = "But wait, are we solving the problem correctly so far? Hmm... I'm not sure if we're solving the \
                      problem correctly so far. Let's restart our solution from the beginning with 7 3 4";
-        let praise = "But wait, are we solving the problem correctly so far? Hmm... Our solution seems to be correct so far.";
+        let praise =
+            "But wait, are we solving the problem correctly so far? Hmm... Our solution seems to be correct so far.";
         assert_eq!(message.content, format!("{WRONG} ; {doubt} ; {RIGHT} ; {praise}"));
         assert_eq!(message.masked, [[0, WRONG.len()]]);
         assert_eq!(chat.num_backtracks, 1);
@@ -329,7 +341,10 @@ mod tests {
         assert!(verdict.correct && verdict.recovered);
         assert_eq!(verdict.answer.as_deref(), Some("40"));
         let swapped = format!("{RIGHT} ; {doubt} ; {WRONG} ; {praise}");
-        assert!(!verify(&problem, &swapped).correct, "the last solution counts, not the first");
+        assert!(
+            !verify(&problem, &swapped).correct,
+            "the last solution counts, not the first"
+        );
     }
 
     #[test]
@@ -342,7 +357,10 @@ mod tests {
         };
         let chat = write(&turns, &config(VerifierName::Math), Some("Every step holds.")).unwrap();
         let content = &chat.messages[1].content;
-        assert!(content.starts_with("Six sevens are \\boxed{42}.\n\nEvery step holds.\n\nBut wait"), "{content}");
+        assert!(
+            content.starts_with("Six sevens are \\boxed{42}.\n\nEvery step holds.\n\nBut wait"),
+            "{content}"
+        );
         assert!(chat.messages[1].masked.is_empty());
         assert!(verify(&problem, content).correct);
     }
@@ -428,8 +446,15 @@ mod tests {
             wrong: Some("W"),
             right: "R",
         };
-        assert_eq!(prompt("{problem}|{solution}|{reference}|{x}", &turns), "a {reference} b|W|R|{x}");
-        assert!(["{problem}", "{solution}", "{reference}"].iter().all(|place| PROMPT.contains(place)));
+        assert_eq!(
+            prompt("{problem}|{solution}|{reference}|{x}", &turns),
+            "a {reference} b|W|R|{x}"
+        );
+        assert!(
+            ["{problem}", "{solution}", "{reference}"]
+                .iter()
+                .all(|place| PROMPT.contains(place))
+        );
     }
 
     #[test]
@@ -441,7 +466,13 @@ mod tests {
         let count = |value| b.iter().filter(|&&it| it == value).count();
         assert_eq!((a.len(), b.len()), (5, 5));
         assert!(count(6) >= 2 && count(7) >= 2, "{b:?}");
-        assert_eq!(balance(vec![1], Vec::<i32>::new(), Balance::Resample, &mut rng()), (vec![1], vec![]));
-        assert_eq!(balance(vec![1, 2], vec![3], Balance::None, &mut rng()), (vec![1, 2], vec![3]));
+        assert_eq!(
+            balance(vec![1], Vec::<i32>::new(), Balance::Resample, &mut rng()),
+            (vec![1], vec![])
+        );
+        assert_eq!(
+            balance(vec![1, 2], vec![3], Balance::None, &mut rng()),
+            (vec![1, 2], vec![3])
+        );
     }
 }

@@ -45,7 +45,11 @@ pub fn run(job: &Job) -> Result<()> {
         let trees: Vec<(usize, Tree)> = read_jsonl_numbered(&input.path, "tree")?;
         for (line, tree) in &trees {
             if let Some(defect) = defect(tree) {
-                bail!("{}:{line}: the tree of problem {}: {defect}", input.path.display(), tree.problem.id);
+                bail!(
+                    "{}:{line}: the tree of problem {}: {defect}",
+                    input.path.display(),
+                    tree.problem.id
+                );
             }
             all.extend(feedback(tree, &config, &mut stream(params.seed, "feedback", num_trees)));
             num_trees += 1;

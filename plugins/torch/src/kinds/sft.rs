@@ -132,3 +132,102 @@ fn masked_ranges(message: &Message) -> Vec<Range<usize>> {
     }
     ranges
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn tokenizer(name: &str) -> Tokenizer {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/models")
+            .join(name);
+        Tokenizer::load(&dir).unwrap()
+    }
+
+    fn chat(content: &str, masked: &[[usize; 2]]) -> Chat {
+        Chat {
+            messages: vec![
+                Message::new("user", "add 12 and 30"),
+                Message {
+                    masked: masked.to_vec(),
+                    ..Message::new("assistant", content)
+                },
+            ],
+            problem_id: String::new(),
+            style: None,
+            num_backtracks: 0,
+        }
+    }
+
+    fn params(completion_only_loss: bool) -> Params {
+        Params {
+            max_length: 1000,
+            completion_only_loss,
+            assistant_only_loss: false,
+        }
+    }
+
+    /// What the tokens that count say.
+    fn learned(tokenizer: &Tokenizer, example: &Example) -> String {
+        let ids: Vec<i64> = example.labels.iter().copied().filter(|&id| id != IGNORE).collect();
+        tokenizer.decode(&ids, false).unwrap()
+    }
+
+    const FAMILIES: [&str; 4] = ["llama3-gqa", "smollm-tied", "qwen2-bias-tied", "qwen3-qknorm"];
+
+    /// The words of the prompt are masked in the answer, and the answer's in the middle alone.
+    #[test]
+    fn masked_parts_are_read_and_not_learned() {
+        let content = "add 12 and 30\n\n12 + 30 = 43\n\nNo, it is 42.";
+        let wrong = content.find("12 +").unwrap();
+        let ranges = [[wrong, wrong + "12 + 30 = 43".len()], [0, 13]];
+        for name in FAMILIES {
+            let tokenizer = tokenizer(name);
+            let plain = encode(&tokenizer, &chat(content, &[]), &params(true)).unwrap();
+            let masked = encode(&tokenizer, &chat(content, &ranges), &params(true)).unwrap();
+            assert_eq!(masked.ids, plain.ids, "{name}: all of it is read");
+            let (all, rest) = (learned(&tokenizer, &plain), learned(&tokenizer, &masked));
+            assert!(all.contains(content), "{name}: {all:?}");
+            assert_eq!(
+                rest,
+                all.replace("add 12 and 30", "").replace("12 + 30 = 43", ""),
+                "{name}"
+            );
+            // In the prompt the same words count where the prompt does.
+            let whole = encode(&tokenizer, &chat(content, &ranges), &params(false)).unwrap();
+            assert_eq!(
+                learned(&tokenizer, &whole).matches("add 12 and 30").count(),
+                1,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_that_touches_a_masked_byte_does_not_count() {
+        let tokenizer = tokenizer("smollm-tied");
+        let content = "straight to it";
+        let of = |masked: &[[usize; 2]]| {
+            let example = encode(&tokenizer, &chat(content, masked), &params(true)).unwrap();
+            example.num_labels()
+        };
+        let ids = tokenizer.encode(content, false).unwrap();
+        let first = tokenizer.decode(&ids[..1], false).unwrap();
+        assert!(first.len() > 1, "{first:?} has one byte, which shows nothing");
+        assert_eq!(of(&[[0, 1]]), of(&[]) - 1);
+        assert_eq!(of(&[[first.len() - 1, first.len()]]), of(&[]) - 1);
+        assert_eq!(of(&[[0, 1], [0, first.len()]]), of(&[]) - 1);
+        assert_eq!(of(&[[3, 3]]), of(&[]));
+    }
+
+    #[test]
+    fn what_is_masked_must_be_there() {
+        let tokenizer = tokenizer("smollm-tied");
+        for masked in [[0, 99], [3, 2], [1, 2]] {
+            let error = encode(&tokenizer, &chat("äb", &[masked]), &params(true)).unwrap_err();
+            assert!(format!("{error:#}").contains("message 2, of 3 bytes"), "{error:#}");
+        }
+    }
+}

@@ -15,7 +15,9 @@ use crate::lm::device;
 use crate::lm::sampler::Sampling;
 use crate::policy::{self, Completion, Limits, Means, Options, Request};
 use crate::random::{self, stream};
-use crate::spoc::{Balance, PROMPT, Question, Skipped, SpocConfig, Turns, balance, draw, prompt, read_verification, write};
+use crate::spoc::{
+    Balance, PROMPT, Question, Skipped, SpocConfig, Turns, balance, draw, prompt, read_verification, write,
+};
 use crate::verify::Wording;
 use crate::worker::Job;
 
@@ -140,7 +142,11 @@ pub fn run(job: &Job) -> Result<()> {
             }
             None => write(turns, config, None).ok(),
         };
-        let sort = if turns.wrong.is_some() { &mut corrected } else { &mut confirmed };
+        let sort = if turns.wrong.is_some() {
+            &mut corrected
+        } else {
+            &mut confirmed
+        };
         sort.extend(chat);
     }
     (card.num_corrected, card.num_confirmed) = (corrected.len(), confirmed.len());
@@ -201,12 +207,7 @@ fn questions<'a>(problems: &'a [Problem], samples: &'a [Sample], card: &mut Card
 }
 
 /// Lets a policy write verifications; those of each solution in the order that they were sampled.
-fn critiques(
-    job: &Job,
-    params: &Params,
-    dir: &std::path::Path,
-    turns: &[Turns<'_>],
-) -> Result<Vec<Vec<String>>> {
+fn critiques(job: &Job, params: &Params, dir: &std::path::Path, turns: &[Turns<'_>]) -> Result<Vec<Vec<String>>> {
     let template = match &params.prompt {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
         None => PROMPT.to_owned(),

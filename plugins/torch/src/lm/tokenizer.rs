@@ -224,11 +224,7 @@ impl Tokenizer {
     }
 
     /// Returns the token ids of a text, and what is told of each by the bytes from and up to which it stands.
-    fn encode_telling<T>(
-        &self,
-        text: &str,
-        tell: impl Fn(usize, usize) -> T,
-    ) -> Result<(Vec<i64>, Vec<T>), LmError> {
+    fn encode_telling<T>(&self, text: &str, tell: impl Fn(usize, usize) -> T) -> Result<(Vec<i64>, Vec<T>), LmError> {
         // The template writes the special tokens itself.
         let encoding = self
             .inner

@@ -3,12 +3,14 @@
 //! One binary, because each one links libtorch. The references in `../fixtures` were made with transformers and TRL;
 //! their README files say how, and what tolerance each value has.
 
+mod baselines;
 mod bench;
 mod commands;
 mod endpoint;
 mod fixtures;
 mod fuzzed;
 mod grpo_reference;
+mod kto_reference;
 mod lm_load;
 mod lora_reference;
 mod memory;

@@ -39,12 +39,13 @@ pub fn read_items(job: &Job, tokenizer: &Tokenizer, path: &Path, max_length: usi
     let lines: Vec<(usize, Feedback)> = read_jsonl_numbered(path, "feedback")?;
     let all = lines
         .iter()
-        .map(|(line, feedback)| {
-            encode(tokenizer, feedback).with_context(|| format!("{}:{line}", path.display()))
-        })
+        .map(|(line, feedback)| encode(tokenizer, feedback).with_context(|| format!("{}:{line}", path.display())))
         .collect::<Result<Vec<_>>>()?;
     let shortest = all.iter().map(|read| read.item.sequence.len()).min().unwrap_or(0);
-    let kept: Vec<Read> = all.into_iter().filter(|read| read.item.sequence.len() <= max_length).collect();
+    let kept: Vec<Read> = all
+        .into_iter()
+        .filter(|read| read.item.sequence.len() <= max_length)
+        .collect();
     if kept.is_empty() {
         bail!(
             "no solution fits into max_length {max_length}; the shortest of {} has {shortest} tokens with its prompt",
@@ -120,7 +121,10 @@ impl Batch {
     fn of(read: Vec<Read>, max_length: usize) -> Self {
         let prompts: Vec<&str> = read.iter().map(|it| it.prompt.as_str()).collect();
         let pair = |(own, partner): (usize, usize)| Mismatched {
-            sequence: read[own].item.sequence.followed_by(&read[partner].item.sequence, max_length),
+            sequence: read[own]
+                .item
+                .sequence
+                .followed_by(&read[partner].item.sequence, max_length),
             reference: Vec::new(),
         };
         let mismatched = mismatched(&prompts).into_iter().enumerate().map(pair).collect();
@@ -137,7 +141,9 @@ mod tests {
     use crate::formats::StepFeedback;
 
     fn tokenizer(name: &str) -> Tokenizer {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/models")
+            .join(name);
         Tokenizer::load(&dir).unwrap()
     }
 

@@ -63,7 +63,10 @@ pub fn compute(
             found[idx] = Some(scored);
         }
     }
-    Ok(found.into_iter().map(|it| it.expect("every window was computed")).collect())
+    Ok(found
+        .into_iter()
+        .map(|it| it.expect("every window was computed"))
+        .collect())
 }
 
 fn score_fitting(
@@ -91,8 +94,14 @@ fn score_fitting(
 
 /// The sequences of all batches: solutions, then mismatched pairs.
 fn sequences(batches: &Batches) -> Vec<&Sequence> {
-    let items = batches.0.iter().flat_map(|batch| batch.items.iter().map(|item| &item.sequence));
-    let pairs = batches.0.iter().flat_map(|batch| batch.mismatched.iter().map(|pair| &pair.sequence));
+    let items = batches
+        .0
+        .iter()
+        .flat_map(|batch| batch.items.iter().map(|item| &item.sequence));
+    let pairs = batches
+        .0
+        .iter()
+        .flat_map(|batch| batch.mismatched.iter().map(|pair| &pair.sequence));
     items.chain(pairs).collect()
 }
 
@@ -100,8 +109,16 @@ fn sequences(batches: &Batches) -> Vec<&Sequence> {
 pub fn note(batches: &mut Batches, scored: &[Scored]) {
     let mut rest = scored.iter();
     let mut next = |slot: &mut Vec<f64>| slot.clone_from(&rest.next().expect("one for each sequence").0);
-    batches.0.iter_mut().flat_map(|batch| &mut batch.items).for_each(|item| next(&mut item.reference));
-    batches.0.iter_mut().flat_map(|batch| &mut batch.mismatched).for_each(|pair| next(&mut pair.reference));
+    batches
+        .0
+        .iter_mut()
+        .flat_map(|batch| &mut batch.items)
+        .for_each(|item| next(&mut item.reference));
+    batches
+        .0
+        .iter_mut()
+        .flat_map(|batch| &mut batch.mismatched)
+        .for_each(|pair| next(&mut pair.reference));
 }
 
 /// Writes it into a checkpoint.

@@ -97,7 +97,11 @@ pub fn train(run: &Training<'_>, mut batches: Batches) -> Result<Vec<MetricsLine
 impl Training<'_> {
     /// The reference policy; by default the one that is trained, before it is, as it is computed.
     fn reference(&self, policy: &CausalLm) -> Result<CausalLm, LmError> {
-        let kind = if self.training.bf16 { Kind::BFloat16 } else { Kind::Float };
+        let kind = if self.training.bf16 {
+            Kind::BFloat16
+        } else {
+            Kind::Float
+        };
         match &self.reference_dir {
             Some(dir) => lm::load(dir, policy.device(), kind),
             None => Ok(policy.without_adapters()),

@@ -36,7 +36,10 @@ impl ChatTemplate {
             }
             let content = message.get_mut("content");
             let Some(Json::String(content)) = content else {
-                return Err(LmError::Template(format!("the content of message {} is not a text", idx + 1)));
+                return Err(LmError::Template(format!(
+                    "the content of message {} is not a text",
+                    idx + 1
+                )));
             };
             let parts = within(content, ranges).map_err(|what| {
                 LmError::Template(format!("message {}, of {} bytes: {what}", idx + 1, content.len()))
@@ -57,7 +60,9 @@ impl ChatTemplate {
             ));
         }
         let mut found = found.into_iter();
-        let places = is_marked.into_iter().map(|it| it.then(|| found.next()).flatten().unwrap_or(0..0));
+        let places = is_marked
+            .into_iter()
+            .map(|it| it.then(|| found.next()).flatten().unwrap_or(0..0));
         Ok((text, places.collect()))
     }
 }

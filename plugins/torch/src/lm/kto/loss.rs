@@ -181,7 +181,11 @@ impl Table {
         let (mut reference, mut completion_of_part) = (Vec::new(), Vec::new());
         let (mut judged_parts, mut step_labels, mut step_shares) = (Vec::new(), Vec::new(), Vec::new());
         for (completion, it) in feedback.iter().enumerate() {
-            assert_eq!(it.reference.len(), it.steps.len() + 1, "a number for each step and one for the rest");
+            assert_eq!(
+                it.reference.len(),
+                it.steps.len() + 1,
+                "a number for each step and one for the rest"
+            );
             let num_judged = it.steps.iter().flatten().count();
             for (idx, label) in it.steps.iter().enumerate() {
                 if let Some(label) = label {

@@ -11,7 +11,10 @@ pub fn mismatched<P: PartialEq>(prompts: &[P]) -> Vec<usize> {
     let first = |idx: usize| prompts.iter().position(|other| *other == prompts[idx]).unwrap_or(idx);
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|&idx| first(idx));
-    let longest = order.chunk_by(|&a, &b| prompts[a] == prompts[b]).map(<[usize]>::len).max();
+    let longest = order
+        .chunk_by(|&a, &b| prompts[a] == prompts[b])
+        .map(<[usize]>::len)
+        .max();
     let shift = longest.unwrap_or(0);
     let mut partners = vec![0; prompts.len()];
     for (place, &idx) in order.iter().enumerate() {

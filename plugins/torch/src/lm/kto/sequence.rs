@@ -20,12 +20,7 @@ impl Sequence {
     ///
     /// # Errors
     /// The prompt has no tokens, so that nothing predicts the first of the completion.
-    pub fn new(
-        prompt: &[i64],
-        completion: &[i64],
-        steps: &[Option<usize>],
-        num_steps: usize,
-    ) -> Result<Self, LmError> {
+    pub fn new(prompt: &[i64], completion: &[i64], steps: &[Option<usize>], num_steps: usize) -> Result<Self, LmError> {
         assert_eq!(completion.len(), steps.len(), "each token is of a step or of none");
         if prompt.is_empty() {
             return Err(LmError::Torch(
@@ -39,7 +34,10 @@ impl Sequence {
                 ids: [prompt, completion].concat(),
                 labels,
             },
-            parts: steps.iter().map(|step| step.map_or(num_steps, |step| step.min(num_steps))).collect(),
+            parts: steps
+                .iter()
+                .map(|step| step.map_or(num_steps, |step| step.min(num_steps)))
+                .collect(),
             num_steps,
         })
     }
@@ -80,7 +78,11 @@ impl Sequence {
     pub fn texts_of_parts(&self, tokenizer: &crate::lm::Tokenizer) -> Vec<String> {
         let completion = &self.example.ids[self.len() - self.parts.len()..];
         let of_part = |part: usize| {
-            let own = completion.iter().zip(&self.parts).filter(|&(_, &it)| it == part).map(|(&id, _)| id);
+            let own = completion
+                .iter()
+                .zip(&self.parts)
+                .filter(|&(_, &it)| it == part)
+                .map(|(&id, _)| id);
             tokenizer.decode(&own.collect::<Vec<_>>(), false).expect("it decodes")
         };
         (0..=self.num_steps).map(of_part).collect()
@@ -165,7 +167,10 @@ mod tests {
         let whole = Sequence::new(&[1, 2, 3], &[7, 8, 9], &[Some(0), Some(1), Some(1)], 2).unwrap();
         assert_eq!(a.followed_by(&b, 9), whole);
         let cut = a.followed_by(&b, 4);
-        assert_eq!((cut.example.ids.as_slice(), cut.parts.as_slice()), (&[1, 2, 3, 7][..], &[0][..]));
+        assert_eq!(
+            (cut.example.ids.as_slice(), cut.parts.as_slice()),
+            (&[1, 2, 3, 7][..], &[0][..])
+        );
         assert_eq!(cut.example.labels, [IGNORE, IGNORE, IGNORE, 7]);
         assert_eq!(a.followed_by(&b, 2).num_labels(), 0);
     }
