@@ -26,6 +26,9 @@ pub struct SpocConfig {
     pub final_verdict: bool,
 }
 
+/// Drawn pairs of solutions that are tried until one reads as meant; where so many don't, none will.
+const MAX_TRIES: usize = 64;
+
 /// A question with samples of both sorts.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
@@ -106,11 +109,11 @@ pub fn draw<'a>(
         right,
     };
     let reads = |turns: &Turns<'a>| write(turns, config, None).is_ok();
-    let mut pairs = wrong
+    let pairs = wrong
         .iter()
         .flat_map(|&wrong| right.iter().map(move |&right| turns(Some(wrong), right)));
-    let mut alone = confirmed.into_iter().map(|right| turns(None, right));
-    (pairs.find(reads), alone.find(reads))
+    let alone = confirmed.into_iter().map(|right| turns(None, right));
+    (pairs.take(MAX_TRIES).find(reads), alone.take(MAX_TRIES).find(reads))
 }
 
 /// Writes a conversation; `critique` goes before the verdict on the solution that is verified.

@@ -41,10 +41,14 @@ pub fn read_items(job: &Job, tokenizer: &Tokenizer, path: &Path, max_length: usi
         .iter()
         .map(|(line, feedback)| encode(tokenizer, feedback).with_context(|| format!("{}:{line}", path.display())))
         .collect::<Result<Vec<_>>>()?;
-    let shortest = all.iter().map(|read| read.item.sequence.len()).min().unwrap_or(0);
+    let shortest = all
+        .iter()
+        .map(|read| read.item.sequence.num_tokens())
+        .min()
+        .unwrap_or(0);
     let kept: Vec<Read> = all
         .into_iter()
-        .filter(|read| read.item.sequence.len() <= max_length)
+        .filter(|read| read.item.sequence.num_tokens() <= max_length)
         .collect();
     if kept.is_empty() {
         bail!(
@@ -170,7 +174,7 @@ mod tests {
             // Built anew: prompt and answer as a template writes them, cut by the bytes of each token.
             let prompt = tokenizer.encode_prompt(&feedback.prompt).unwrap();
             let num_labels = item.sequence.num_labels();
-            assert_eq!(item.sequence.len(), prompt.len() + num_labels, "{name}");
+            assert_eq!(item.sequence.num_tokens(), prompt.len() + num_labels, "{name}");
             let texts: Vec<String> = item.sequence.texts_of_parts(&tokenizer);
             assert_eq!(texts[0].trim(), &completion[..at], "{name}");
             assert_eq!(texts[1].trim(), &completion[at + 2..], "{name}");

@@ -38,7 +38,7 @@ pub fn compute(
 ) -> Result<Vec<Scored>> {
     let sequences = sequences(batches);
     let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|&idx| sequences[idx].len());
+    order.sort_by_key(|&idx| sequences[idx].num_tokens());
     let mut found: Vec<Option<Scored>> = vec![None; sequences.len()];
     let mut num_done = 0;
     for window in order.chunks(NUM_TOGETHER) {
@@ -75,7 +75,7 @@ fn score_fitting(
     sequences: &[&Sequence],
     compute: &mut Compute,
 ) -> Result<Vec<Vec<f64>>, LmError> {
-    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.num_tokens()).collect();
     let plain = *compute;
     fitting(
         &mut compute.micro_batch_tokens,

@@ -85,7 +85,7 @@ pub fn train(run: &Training<'_>, mut batches: Batches) -> Result<Vec<MetricsLine
         state.push(job, line).with_context(|| format!("step {step}"))?;
         job.progress(step, num_steps, "step", &format!("loss {:.4}", done.loss));
         state.report(job, |_| true);
-        let lengths: Vec<usize> = batch.items.iter().map(|item| item.sequence.len()).collect();
+        let lengths: Vec<usize> = batch.items.iter().map(|item| item.sequence.num_tokens()).collect();
         meter.step_done(step, &lengths);
         saver.step_done(step, num_steps, |folder| write(&state, folder))?;
         meter.go_on();
@@ -123,8 +123,8 @@ impl Training<'_> {
                 seed: random::stream(self.training.seed, "lora dropout", step_idx as u64).random(),
             },
         };
-        let items = batch.items.iter().map(|item| item.sequence.len());
-        let pairs = batch.mismatched.iter().map(|pair| pair.sequence.len());
+        let items = batch.items.iter().map(|item| item.sequence.num_tokens());
+        let pairs = batch.mismatched.iter().map(|pair| pair.sequence.num_tokens());
         let (items, pairs): (Vec<usize>, Vec<usize>) = (items.collect(), pairs.collect());
         let plain = *compute;
         fitting(

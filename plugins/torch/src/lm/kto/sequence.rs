@@ -65,7 +65,7 @@ impl Sequence {
     }
 
     /// Returns the number of tokens, the prompt's included.
-    pub fn len(&self) -> usize {
+    pub fn num_tokens(&self) -> usize {
         self.example.ids.len()
     }
 
@@ -76,7 +76,7 @@ impl Sequence {
     /// Returns the text of each part, that of the rest last.
     #[cfg(test)]
     pub fn texts_of_parts(&self, tokenizer: &crate::lm::Tokenizer) -> Vec<String> {
-        let completion = &self.example.ids[self.len() - self.parts.len()..];
+        let completion = &self.example.ids[self.num_tokens() - self.parts.len()..];
         let of_part = |part: usize| {
             let own = completion
                 .iter()
@@ -135,7 +135,7 @@ impl Joined {
 pub fn score(model: &CausalLm, sequences: &[&Sequence], compute: &Compute) -> Result<Vec<Vec<f64>>, LmError> {
     let _no_grad = tch::no_grad_guard();
     let mut found = vec![Vec::new(); sequences.len()];
-    for run in micro_batches(sequences, |sequence| sequence.len(), compute.micro_batch_tokens) {
+    for run in micro_batches(sequences, |sequence| sequence.num_tokens(), compute.micro_batch_tokens) {
         if stop::is_asked() {
             return Err(LmError::Stopped);
         }

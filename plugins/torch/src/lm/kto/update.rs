@@ -61,10 +61,13 @@ pub fn update(
         LossType::Kto => reference_points(learner.model(), mismatched, compute)?,
         LossType::ApoZeroUnpaired => ReferencePoints::default(),
     };
-    let runs = micro_batches(items, |item| item.sequence.len(), compute.micro_batch_tokens);
+    let runs = micro_batches(items, |item| item.sequence.num_tokens(), compute.micro_batch_tokens);
     let (outcomes, grad_norm) = learner.step(runs, learning_rate, |model, run| {
         let sequences: Vec<&Sequence> = run.iter().map(|&idx| &items[idx].sequence).collect();
-        let numbered: Vec<(u64, usize)> = run.iter().map(|&idx| (idx as u64, items[idx].sequence.len())).collect();
+        let numbered: Vec<(u64, usize)> = run
+            .iter()
+            .map(|&idx| (idx as u64, items[idx].sequence.num_tokens()))
+            .collect();
         let dropping = objective.dropout.on(model, &numbered);
         let model = dropping.as_ref().unwrap_or(model);
         let joined = Joined::new(&sequences, model.device());
