@@ -206,6 +206,34 @@ pub struct Segment {
     pub loss: bool,
 }
 
+/// A solution of which only is known whether it is right, as a whole and step by step: what KTO learns from.
+///
+/// TRL's unpaired preferences, `{prompt, completion, label}`, with more; both texts are what a user and an assistant say,
+/// without a chat template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    #[serde(default = "version")]
+    pub version: u32,
+    #[serde(default)]
+    pub problem_id: String,
+    /// The text of the problem.
+    pub prompt: String,
+    pub completion: String,
+    /// Whether the final answer is right.
+    pub label: bool,
+    #[serde(default)]
+    pub steps: Vec<StepFeedback>,
+}
+
+/// The verdict on one step of a solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFeedback {
+    /// The bytes of the completion, from and up to, that are the step.
+    pub range: [usize; 2],
+    /// None where it was not judged.
+    pub label: Option<bool>,
+}
+
 /// One generated solution, judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {

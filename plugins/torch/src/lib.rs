@@ -4,6 +4,7 @@
 
 pub mod card;
 pub mod debug;
+pub mod feedback;
 pub mod formats;
 pub mod kinds;
 pub mod linearize;
@@ -16,6 +17,7 @@ pub mod report;
 pub mod rewrite;
 pub mod scoring;
 pub mod search;
+pub mod spoc;
 pub mod stop;
 pub mod template;
 pub mod verify;

@@ -7,7 +7,9 @@ mod data_filter;
 mod data_jsonl;
 mod eval;
 mod eval_samples;
+mod feedback;
 mod grpo;
+mod kto;
 mod linearize;
 mod lm_checkpoint;
 mod lm_endpoint;
@@ -24,6 +26,7 @@ mod saver;
 mod search;
 mod self_eval;
 mod sft;
+mod spoc;
 mod train_state;
 mod training;
 
@@ -56,7 +59,10 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.self_eval" => self_eval::run(job),
         "astro.linearize" => linearize::run(job),
         "astro.rewrite" => rewrite::run(job),
+        "astro.feedback" => feedback::run(job),
+        "astro.spoc" => spoc::run(job),
         "astro.sft" => with_weights(job, sft::run),
+        "astro.kto" => with_weights(job, kto::run),
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
         "eval.samples" => eval_samples::run(job),

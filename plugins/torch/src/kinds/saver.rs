@@ -530,11 +530,13 @@ pub struct Following<'s, 'a, F, C = Completion> {
 }
 
 impl<F: FnMut(usize, usize), C: Serialize + DeserializeOwned + Clone> Following<'_, '_, F, C> {
-    fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
+    /// Returns what an earlier attempt finished of a request.
+    pub fn recall(&mut self, request_idx: usize) -> Option<Vec<C>> {
         self.saver.recalled.remove(&self.names.of(request_idx))
     }
 
-    fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
+    /// Notes finished requests, and saves them where it is time.
+    pub fn keep(&mut self, requests: &[usize], completions: &[Vec<C>]) {
         let mut by_call: BTreeMap<u64, Vec<(usize, Vec<C>)>> = BTreeMap::new();
         for (&request_idx, list) in requests.iter().zip(completions) {
             let (call, idx) = self.names.of(request_idx);

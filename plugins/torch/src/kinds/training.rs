@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use rand::Rng;
 use rand::seq::SliceRandom;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use super::checkpoints::Checkpoints;
@@ -81,11 +82,23 @@ impl TrainingParams {
 
     /// Returns what saves the training of a job, and finds what was saved.
     pub fn saver<'a>(&self, job: &'a Job, device: Device) -> Result<Saver<'a>> {
-        let settings = [
+        Saver::new(job, device, &self.equivalent_settings())
+    }
+
+    /// As [`Self::saver`], where something else than completions is kept between checkpoints.
+    pub fn saver_keeping<'a, C>(&self, job: &'a Job, device: Device) -> Result<Saver<'a, C>>
+    where
+        C: Serialize + DeserializeOwned,
+    {
+        Saver::keeping(job, device, &self.equivalent_settings())
+    }
+
+    /// The parameters that change a result by rounding only.
+    fn equivalent_settings(&self) -> [(&'static str, usize); 2] {
+        [
             ("micro_batch_tokens", self.micro_batch_tokens),
             ("gradient_checkpointing", usize::from(self.gradient_checkpointing)),
-        ];
-        Saver::new(job, device, &settings)
+        ]
     }
 
     /// Returns how gradients are computed.

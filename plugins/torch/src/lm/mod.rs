@@ -13,6 +13,7 @@ mod files;
 pub mod generate;
 pub mod gguf;
 pub mod grpo;
+pub mod kto;
 pub mod learner;
 pub mod learner_state;
 pub mod lora;

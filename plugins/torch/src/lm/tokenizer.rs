@@ -5,6 +5,7 @@
 //! `add_eos_token` beside a `tokenizer.json` change nothing (transformers 5, `_from_pretrained`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Serialize;
@@ -182,7 +183,7 @@ impl Tokenizer {
         options: &ChatOptions,
     ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
         let (text, turns) = self.chat_template()?.render_with_turns(&as_json(messages)?, options)?;
-        self.encode_marked(&text, |start, end| {
+        self.encode_telling(&text, |start, end| {
             turns.iter().any(|turn| start < turn.end && turn.start < end)
         })
     }
@@ -200,26 +201,41 @@ impl Tokenizer {
         let (text, border) = self
             .chat_template()?
             .render_with_completion(&as_json(messages)?, options)?;
-        self.encode_marked(&text, |_, end| end > border)
+        self.encode_telling(&text, |_, end| end > border)
     }
 
-    /// Returns the token ids of a text, and for each whether what it stands for, from byte to byte, is marked.
-    fn encode_marked(
+    /// Returns the token ids of a conversation, and for each the number of the first of the given parts of messages that it
+    /// touches. `ranges` has the byte ranges of each message's content, in order; their numbers count through.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render_with_ranges`] and [`Tokenizer::encode`].
+    pub fn encode_ranges(
         &self,
-        text: &str,
-        is_marked: impl Fn(usize, usize) -> bool,
-    ) -> Result<(Vec<i64>, Vec<bool>), LmError> {
+        messages: &[impl Serialize],
+        ranges: &[Vec<Range<usize>>],
+        options: &ChatOptions,
+    ) -> Result<(Vec<i64>, Vec<Option<usize>>), LmError> {
+        let (text, places) = self
+            .chat_template()?
+            .render_with_ranges(&as_json(messages)?, ranges, options)?;
+        self.encode_telling(&text, |start, end| {
+            places.iter().position(|place| start < place.end && place.start < end)
+        })
+    }
+
+    /// Returns the token ids of a text, and what is told of each by the bytes from and up to which it stands.
+    fn encode_telling<T>(&self, text: &str, tell: impl Fn(usize, usize) -> T) -> Result<(Vec<i64>, Vec<T>), LmError> {
         // The template writes the special tokens itself.
         let encoding = self
             .inner
             .encode(text, false)
             .map_err(|error| cannot_encode(text, &error))?;
-        let mask = encoding
+        let told = encoding
             .get_offsets()
             .iter()
-            .map(|&(start, end)| is_marked(start, end))
+            .map(|&(start, end)| tell(start, end))
             .collect();
-        Ok((encoding.get_ids().iter().map(|&id| i64::from(id)).collect(), mask))
+        Ok((encoding.get_ids().iter().map(|&id| i64::from(id)).collect(), told))
     }
 
     /// Returns the token ids with which a model is asked for the answer to one user message.

@@ -3,6 +3,7 @@
 //! One binary, because each one links libtorch. The references in `../fixtures` were made with transformers and TRL;
 //! their README files say how, and what tolerance each value has.
 
+mod baselines;
 mod bench;
 mod cloning;
 mod commands;
@@ -11,6 +12,7 @@ mod fixtures;
 mod fuzzed;
 mod grpo;
 mod grpo_reference;
+mod kto_reference;
 mod lm_load;
 mod lora_reference;
 mod memory;

@@ -7,6 +7,7 @@ mod clock;
 mod environment;
 mod mask;
 mod python;
+mod ranges;
 #[cfg(test)]
 mod tests;
 
@@ -137,7 +138,7 @@ impl ChatTemplate {
             .map_err(template_error)?;
         let text = String::from_utf8(out.bytes).map_err(|error| LmError::Template(error.to_string()))?;
         Ok(if has_generation {
-            let (text, generated) = cut_marks(&text);
+            let (text, generated) = cut_marks(&text, GENERATION_MARKS);
             let generated = Some(generated);
             Rendered { text, generated }
         } else {
@@ -263,15 +264,15 @@ fn has_marks(message: &Json) -> bool {
     message.to_string().contains(GENERATION_MARKS)
 }
 
-/// Takes the marks out of a text and returns the byte ranges that they stood around.
-fn cut_marks(marked: &str) -> (String, Vec<Range<usize>>) {
+/// Takes marks, of a beginning and an end, out of a text and returns the byte ranges that they stood around.
+fn cut_marks(marked: &str, [begin, end]: [char; 2]) -> (String, Vec<Range<usize>>) {
     let mut text = String::with_capacity(marked.len());
     let mut starts = Vec::new();
     let mut ranges = Vec::new();
     for c in marked.chars() {
-        if c == GENERATION_MARKS[0] {
+        if c == begin {
             starts.push(text.len());
-        } else if c != GENERATION_MARKS[1] {
+        } else if c != end {
             text.push(c);
         } else if let Some(start) = starts.pop() {
             ranges.push(start..text.len());

@@ -147,7 +147,7 @@ fn templates_are_found_where_transformers_finds_them() {
 
 #[test]
 fn generation_blocks_are_marked_in_bytes() {
-    let (text, ranges) = cut_marks("ä\u{fdd0}bc\u{fdd1}d\u{fdd0}\u{fdd1}");
+    let (text, ranges) = cut_marks("ä\u{fdd0}bc\u{fdd1}d\u{fdd0}\u{fdd1}", ['\u{fdd0}', '\u{fdd1}']);
     assert_eq!((text.as_str(), ranges), ("äbcd", vec![2..4, 5..5]));
     let template = template("{% generation %}x{% endgeneration %}").expect("a template");
     let forged = template.render(

@@ -229,6 +229,46 @@ fn fine_tuning_with_kept_models_continues_and_notices_a_damaged_one() {
     assert_eq!(damaged.digests(), expected);
 }
 
+fn kto_params() -> Value {
+    training(&[
+        ("per_device_train_batch_size", json!(16)),
+        ("learning_rate", json!(0.003)),
+        ("micro_batch_tokens", json!(128)),
+    ])
+}
+
+#[test]
+fn kto_continues_after_each_of_two_kills() {
+    assert_continues(&Base::get().kto(kto_params()), &[5, 16]);
+}
+
+#[test]
+fn kto_of_an_adapter_continues() {
+    let mut params = kto_params();
+    for (name, value) in [
+        ("use_peft", json!(true)),
+        ("lora_dropout", json!(0.1)),
+        ("bf16", json!(true)),
+    ] {
+        params[name] = value;
+    }
+    assert_continues(&Base::get().kto(params), &[9]);
+}
+
+/// The clock saves every part of what the reference makes of the data; the kill comes before the first step.
+#[test]
+fn what_kto_knows_of_the_reference_is_not_computed_again() {
+    let mut params = kto_params();
+    (params["save_steps"], params["save_seconds"]) = (json!(0), json!(1e-9));
+    let stage = Base::get().kto(params);
+    let untouched = stage.fresh();
+    untouched.run().assert_done();
+    stage.kill_after_lines(1);
+    let last = stage.run();
+    last.assert_done();
+    assert_eq!(stage.digests(), untouched.digests());
+}
+
 #[test]
 fn rollouts_that_are_finished_are_not_generated_again() {
     // The clock saves every batch; one step has three of them for each of six prompts, and no checkpoint is due before.
@@ -344,10 +384,13 @@ fn sigterm_saves_and_ends() {
     eval["save_steps"] = json!(0);
     let mut grpo = grpo_params(14);
     grpo["save_steps"] = json!(0);
+    let mut kto = kto_params();
+    kto["save_steps"] = json!(0);
     let base = Base::get();
     for (stage, done) in [
         (base.sft(sft), 3),
         (base.grpo(grpo), 2),
+        (base.kto(kto), 3),
         (base.search(search), 1),
         (base.eval(eval), 24),
     ] {

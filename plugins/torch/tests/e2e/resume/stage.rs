@@ -425,6 +425,29 @@ impl Base {
         Stage::new("astro.search", params, &inputs, &["trees"])
     }
 
+    /// Solutions that a search by the small model found, judged: few right ones and many wrong ones.
+    fn feedback(&self) -> PathBuf {
+        static MADE: OnceLock<(Stage, Stage)> = OnceLock::new();
+        let make = || {
+            let search = self.search(json!({
+                "num_simulations": 10, "num_candidates": 4, "num_rollouts": 4, "max_step_length": 16,
+                "max_completion_length": 32,
+            }));
+            search.run().assert_done();
+            let inputs = [("trees", search.output("trees"))];
+            let all = json!({"num_desirable": 20, "num_undesirable": 20, "distinct": false, "balance": false});
+            let feedback = Stage::new("astro.feedback", all, &inputs, &["feedback"]);
+            feedback.run().assert_done();
+            (search, feedback)
+        };
+        MADE.get_or_init(make).1.output("feedback")
+    }
+
+    pub fn kto(&self, params: Value) -> Stage {
+        let inputs = [("model", self.model.output("model")), ("data", self.feedback())];
+        Stage::new("astro.kto", params, &inputs, &["model", "metrics"])
+    }
+
     pub fn eval(&self, params: Value) -> Stage {
         let inputs = [
             ("model", self.model.output("model")),
