@@ -9,6 +9,7 @@ mod lm_endpoint;
 mod lm_load;
 mod lm_pretrain;
 mod meter;
+mod report_analysis;
 mod report_compare;
 mod report_graph;
 mod rewrite;
@@ -47,6 +48,7 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.sft" => with_weights(job, sft::run),
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
+        "report.analysis" => report_analysis::run(job),
         "report.compare" => report_compare::run(job),
         "report.graph" => report_graph::run(job),
         other => bail!("this program has no kind {other:?}; plugin.yaml and the program disagree"),

@@ -10,7 +10,7 @@ use super::compare::{Comparison, Row};
 use super::table::{Column, Table};
 
 /// Text tables are at most this wide.
-const TEXT_WIDTH: usize = 110;
+pub const TEXT_WIDTH: usize = 110;
 
 /// Returns what a terminal prints: every table and the notes.
 pub fn text(comparison: &Comparison) -> String {

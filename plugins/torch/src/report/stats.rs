@@ -126,7 +126,7 @@ pub fn paired_difference(
 }
 
 /// Returns the `q` quantile of sorted values, linear between neighbours; `values` is not empty.
-fn quantile(values: &[f64], q: f64) -> f64 {
+pub fn quantile(values: &[f64], q: f64) -> f64 {
     let position = q * (values.len() - 1) as f64;
     let (low, share) = (position.floor() as usize, position.fract());
     let high = (low + 1).min(values.len() - 1);

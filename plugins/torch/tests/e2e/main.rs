@@ -14,6 +14,7 @@ mod lora_reference;
 mod memory;
 mod pipelines;
 mod reference;
+mod report;
 mod resume;
 mod sft_reference;
 mod training;
