@@ -18,6 +18,7 @@ mod lm_pretrain;
 mod measure;
 mod meter;
 mod problem_lines;
+mod report_analysis;
 mod report_compare;
 mod report_graph;
 mod rewrite;
@@ -66,6 +67,7 @@ fn run_kind(job: &Job) -> Result<()> {
         "astro.grpo" => with_weights(job, grpo::run),
         "eval" => eval::run(job),
         "eval.samples" => eval_samples::run(job),
+        "report.analysis" => report_analysis::run(job),
         "report.compare" => report_compare::run(job),
         "report.graph" => report_graph::run(job),
         other => bail!("this program has no kind {other:?}; plugin.yaml and the program disagree"),

@@ -116,7 +116,7 @@ fn curves(job: &Job) -> Result<Vec<Curve>> {
 }
 
 /// Reads the numbers of a metrics file; fields that are no numbers are not for a chart.
-fn read_metrics(path: &Path) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
+pub(super) fn read_metrics(path: &Path) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
     let mut metrics: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for line in read_jsonl::<BTreeMap<String, Value>>(path, "metrics line")? {
         let Some(step) = line.get("step").and_then(Value::as_f64) else {
@@ -175,7 +175,8 @@ fn names(inputs: &[Input]) -> Vec<String> {
     names
 }
 
-fn write_text(path: &Path, text: &str) -> Result<()> {
+/// Writes a text file, naming it where that fails.
+pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("{}", path.display()))
 }
 

@@ -1,4 +1,5 @@
-//! `report.graph`: one search tree and one solution drawn as graphs, as SVG, HTML, DOT and JSON.
+//! `report.graph`: search trees, traces and solutions drawn as graphs: the best of each as SVG, DOT and JSON, and
+//! several of them whole on one HTML page.
 //!
 //! Chooses what to draw by `problem_id`, else what shows the most; reading and drawing are in `report`.
 
@@ -7,20 +8,29 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::formats::{Problem, Sample, Tree, read_jsonl, write_json};
+use crate::formats::{Problem, Sample, Trace, Tree, read_jsonl, write_json};
 use crate::report::dot;
+use crate::report::draw_outline::draw_outline;
 use crate::report::draw_solution::draw_solution;
 use crate::report::draw_tree::draw_tree;
+use crate::report::graph_data::{Graph, of_solution, of_trace, of_tree};
+use crate::report::graph_page::{Fallback, graph_page};
 use crate::report::markup::{escape, svg_open};
-use crate::report::page::html;
-use crate::report::select::{best_solution, best_tree};
+use crate::report::prune::{Shown, prune};
+use crate::report::select::{solutions_by_worth, trees_by_worth};
 use crate::report::solution::{Phrases, Reading, Solution, patterns, plain, read_solution};
 use crate::worker::Job;
 
 /// So many of the samples with the most backtracks are read to find the one to draw.
 const MAX_CANDIDATES: usize = 400;
+
+const PAGE_TITLE: &str = "Searches and solutions";
+
+/// Nodes of all graphs of the page, at most; a larger tree is cut to its most visited nodes, later graphs are left out.
+const MAX_PAGE_NODES: usize = 20_000;
 
 /// The parameters; defaults live in `plugin.yaml`.
 #[derive(Debug, Deserialize)]
@@ -28,7 +38,9 @@ const MAX_CANDIDATES: usize = 400;
 struct Params {
     /// The problem to draw; `None`: the most instructive tree and the most instructive sample.
     problem_id: Option<String>,
-    /// Tree nodes, and steps of a solution, that are drawn at most.
+    /// Trees, traces and solutions, of each at most so many, on the page.
+    num_problems: usize,
+    /// Tree nodes, and steps of a solution, that the SVG files have at most.
     max_nodes: usize,
     /// What separates the paragraphs of a solution; `None`: found in the text.
     separator: Option<String>,
@@ -60,51 +72,115 @@ impl Params {
 /// Runs the kind.
 ///
 /// # Errors
-/// Neither trees nor samples are given, `problem_id` is in none of them, or a pattern is not a regular expression.
+/// Neither trees, traces nor samples are given, `problem_id` is in none of them, or a pattern is not a regular expression.
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
     let phrases = params.phrases()?;
-    let (trees_path, samples_path) = (job.input_opt("trees")?, job.input_opt("samples")?);
-    if trees_path.is_none() && samples_path.is_none() {
-        bail!("there is nothing to draw: needs `trees`, `samples` or both");
+    let trees: Option<Vec<Tree>> = read(job, "trees", "tree")?;
+    let traces: Option<Vec<Trace>> = read(job, "traces", "trace")?;
+    let samples: Option<Vec<Sample>> = read(job, "samples", "sample")?;
+    if trees.is_none() && traces.is_none() && samples.is_none() {
+        bail!("there is nothing to draw: needs `trees`, `traces`, `samples` or several of them");
     }
-    let trees: Vec<Tree> = trees_path.map_or(Ok(Vec::new()), |path| read_jsonl(&path, "tree"))?;
+    let (trees, traces, samples) = (
+        trees.unwrap_or_default(),
+        traces.unwrap_or_default(),
+        samples.unwrap_or_default(),
+    );
     if let Some(tree) = trees.iter().find(|tree| !is_sound(tree)) {
         bail!(
             "the tree of problem {:?} is damaged: a node's id or parent doesn't fit",
             tree.problem.id
         );
     }
-    let samples: Vec<Sample> = samples_path.map_or(Ok(Vec::new()), |path| read_jsonl(&path, "sample"))?;
-    let problems: Vec<Problem> = job
-        .input_opt("problems")?
-        .map_or(Ok(Vec::new()), |path| read_jsonl(&path, "problem"))?;
+    let problems: Vec<Problem> = read(job, "problems", "problem")?.unwrap_or_default();
 
-    let tree = choose_tree(&trees, params.problem_id.as_deref());
-    let solution = choose_solution(&samples, &problems, &params, &phrases);
+    let trees = choose_trees(trees, params.problem_id.as_deref(), params.num_problems);
+    let traces = choose_traces(&traces, &trees, &params);
+    let solutions = choose_solutions(&samples, &problems, &params, &phrases);
     if let Some(id) = &params.problem_id
-        && tree.is_none()
-        && solution.is_none()
+        && trees.is_empty()
+        && traces.is_empty()
+        && solutions.is_empty()
     {
-        bail!("no tree and no sample belongs to problem {id:?}");
+        bail!("no tree, no trace and no sample belongs to problem {id:?}");
     }
+    let (tree, solution) = (trees.first(), solutions.first());
     let tree_svg = tree.map_or_else(
         || nothing("no search tree to draw"),
         |tree| draw_tree(tree, params.max_nodes),
     );
-    let solution_svg = solution.as_ref().map_or_else(
+    let solution_svg = solution.map_or_else(
         || nothing("no solution to draw"),
         |solution| draw_solution(solution, params.max_nodes),
     );
     write(job, "tree", &tree_svg)?;
     write(job, "solution", &solution_svg)?;
-    write(job, "html", &page(tree, &tree_svg, solution.as_ref(), &solution_svg))?;
-    write(job, "dot", &dot::dot(tree, solution.as_ref()))?;
+    let graphs = graphs(job, &trees, &traces, &solutions);
+    let whole_tree = tree.filter(|tree| (params.max_nodes + 1..=MAX_PAGE_NODES).contains(&tree.nodes.len()));
+    let fallbacks = [
+        Fallback {
+            title: "Search tree",
+            svg: &whole_tree.map_or(tree_svg, draw_outline),
+        },
+        Fallback {
+            title: "Solution",
+            svg: &solution_svg,
+        },
+    ];
+    write(job, "html", &graph_page(PAGE_TITLE, graphs, &fallbacks))?;
+    write(job, "dot", &dot::dot(tree, solution))?;
     write_json(
         &job.output("json")?,
         &json!({"version": 1, "tree": tree, "solution": solution}),
     )?;
     Ok(())
+}
+
+/// Reads an input of JSON Lines; `None` where it was not given.
+fn read<T: DeserializeOwned>(job: &Job, input: &str, what: &'static str) -> Result<Option<Vec<T>>> {
+    Ok(job.input_opt(input)?.map(|path| read_jsonl(&path, what)).transpose()?)
+}
+
+/// Returns the graphs of the page: trees, traces, solutions, as many as it has room for.
+fn graphs(job: &Job, trees: &[Tree], traces: &[Trace], solutions: &[Solution]) -> Vec<Graph> {
+    let shown: Vec<Shown> = trees.iter().map(|tree| prune(tree, MAX_PAGE_NODES)).collect();
+    let of_problem = |trace: &Trace| {
+        let idx = trees.iter().position(|tree| tree.problem.id == trace.problem.id)?;
+        Some((&trees[idx], &shown[idx]))
+    };
+    let all = trees
+        .iter()
+        .zip(&shown)
+        .map(|(tree, shown)| of_tree(tree, shown))
+        .chain(traces.iter().map(|trace| of_trace(trace, of_problem(trace))))
+        .chain(solutions.iter().map(of_solution));
+    let (mut graphs, mut num_nodes, mut num_left_out): (Vec<Graph>, usize, usize) = (Vec::new(), 0, 0);
+    for graph in all {
+        if graphs.is_empty() || num_nodes + graph.nodes.len() <= MAX_PAGE_NODES {
+            num_nodes += graph.nodes.len();
+            graphs.push(graph);
+        } else {
+            num_left_out += 1;
+        }
+    }
+    if num_left_out > 0 {
+        job.info(&format!(
+            "{num_left_out} graphs are not on the page, which has room for {MAX_PAGE_NODES} nodes"
+        ));
+    }
+    for idx in 0..graphs.len() {
+        let name = graphs[idx].name.clone();
+        let same: Vec<usize> = (idx..graphs.len())
+            .filter(|other| graphs[*other].name == name)
+            .collect();
+        if same.len() > 1 {
+            for (number, other) in same.into_iter().enumerate() {
+                graphs[other].name += &format!(" ({})", number + 1);
+            }
+        }
+    }
+    graphs
 }
 
 /// Tells whether ids are indices and each parent comes before its children: all that drawing relies on.
@@ -115,14 +191,33 @@ fn is_sound(tree: &Tree) -> bool {
     !tree.nodes.is_empty() && tree.nodes.iter().enumerate().all(fits)
 }
 
-fn choose_tree<'a>(trees: &'a [Tree], problem_id: Option<&str>) -> Option<&'a Tree> {
-    match problem_id {
-        Some(id) => trees.iter().find(|tree| tree.problem.id == id),
-        None => best_tree(trees).map(|idx| &trees[idx]),
-    }
+fn choose_trees(mut trees: Vec<Tree>, problem_id: Option<&str>, count: usize) -> Vec<Tree> {
+    trees.retain(|tree| problem_id.is_none_or(|id| tree.problem.id == id));
+    let order = trees_by_worth(&trees);
+    let mut trees: Vec<Option<Tree>> = trees.into_iter().map(Some).collect();
+    order
+        .into_iter()
+        .take(count)
+        .filter_map(|idx| trees[idx].take())
+        .collect()
 }
 
-fn choose_solution(samples: &[Sample], problems: &[Problem], params: &Params, phrases: &Phrases) -> Option<Solution> {
+/// Returns the traces over the chosen trees first, then those with the most backtracks.
+fn choose_traces(traces: &[Trace], trees: &[Tree], params: &Params) -> Vec<Trace> {
+    let asked_for = |trace: &&Trace| params.problem_id.as_ref().is_none_or(|id| *id == trace.problem.id);
+    let mut chosen: Vec<&Trace> = traces.iter().filter(asked_for).collect();
+    let over = |trace: &Trace| {
+        trees
+            .iter()
+            .position(|tree| tree.problem.id == trace.problem.id)
+            .unwrap_or(usize::MAX)
+    };
+    chosen.sort_by_key(|trace| (over(trace), std::cmp::Reverse(trace.k)));
+    chosen.truncate(params.num_problems);
+    chosen.into_iter().cloned().collect()
+}
+
+fn choose_solutions(samples: &[Sample], problems: &[Problem], params: &Params, phrases: &Phrases) -> Vec<Solution> {
     let texts: BTreeMap<&str, &str> = problems.iter().map(|p| (p.id.as_str(), p.problem.as_str())).collect();
     let asked_for = |sample: &&Sample| params.problem_id.as_ref().is_none_or(|id| *id == sample.problem_id);
     let mut candidates: Vec<&Sample> = samples.iter().filter(asked_for).collect();
@@ -139,25 +234,10 @@ fn choose_solution(samples: &[Sample], problems: &[Problem], params: &Params, ph
         };
         read_solution(reading, phrases)
     };
-    let mut solutions: Vec<Solution> = candidates.iter().map(read).collect();
-    best_solution(&solutions, params.max_nodes).map(|idx| solutions.swap_remove(idx))
-}
-
-fn page(tree: Option<&Tree>, tree_svg: &str, solution: Option<&Solution>, solution_svg: &str) -> String {
-    let figure = |title: &str, id: Option<&str>, svg: &str| {
-        let caption = id.map_or_else(String::new, |id| format!("problem {}", escape(id)));
-        format!(
-            "<h2>{title}</h2>\n<figure><figcaption>{caption}</figcaption><div class=\"frame\">{svg}</div></figure>\n"
-        )
-    };
-    let body = "<h1>A search and a solution</h1>\n<p class=\"soft\">Point at a node to read it whole.</p>\n".to_owned()
-        + &figure("Search tree", tree.map(|tree| tree.problem.id.as_str()), tree_svg)
-        + &figure(
-            "Solution",
-            solution.map(|solution| solution.problem_id.as_str()),
-            solution_svg,
-        );
-    html("A search and a solution", &body)
+    let solutions: Vec<Solution> = candidates.iter().map(read).collect();
+    let order = solutions_by_worth(&solutions, params.max_nodes);
+    let chosen = order.into_iter().take(params.num_problems);
+    chosen.map(|idx| solutions[idx].clone()).collect()
 }
 
 /// A drawing that says why there is none, since an output must be there.
@@ -188,7 +268,7 @@ mod tests {
 
     fn params(problem_id: Option<&str>) -> Value {
         json!({
-            "problem_id": problem_id, "max_nodes": 60, "separator": null,
+            "problem_id": problem_id, "num_problems": 8, "max_nodes": 60, "separator": null,
             "reflection": ["^\\s*but wait", "^\\s*hmm\\W*$"], "negative": ["not sure if we're solving"],
             "positive": ["seems to be correct so far"], "go_back": ["let's go back to"], "restart": ["let's restart"],
             "terminal": ["\\s\\?\\s", "\\\\boxed\\{"],

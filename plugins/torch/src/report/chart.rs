@@ -40,23 +40,25 @@ pub struct Interval {
 }
 
 const DASHES: [&str; 4] = ["", "8 4", "2 4", "10 4 2 4"];
-const NUM_COLOURS: usize = 8;
+pub(super) const NUM_COLOURS: usize = 8;
 const FONT: f64 = 12.0;
-const LEGEND_ROW: f64 = 18.0;
+/// Width of a digit of an axis.
+pub(super) const CHAR: f64 = FONT * CHAR_WIDTH;
+pub(super) const LEGEND_ROW: f64 = 18.0;
 /// More raw points than this are thinned out: they would be one grey band.
 const MAX_RAW_POINTS: usize = 240;
 
 /// A range of values and where it lies on the paper.
-struct Scale {
-    low: f64,
-    high: f64,
-    from: f64,
-    to: f64,
-    log: bool,
+pub(super) struct Scale {
+    pub low: f64,
+    pub high: f64,
+    pub from: f64,
+    pub to: f64,
+    pub log: bool,
 }
 
 impl Scale {
-    fn at(&self, value: f64) -> f64 {
+    pub fn at(&self, value: f64) -> f64 {
         let t = |v: f64| if self.log { v.ln() } else { v };
         let share = (t(value) - t(self.low)) / (t(self.high) - t(self.low));
         self.from + share * (self.to - self.from)
@@ -246,7 +248,7 @@ fn draw_series(series: &Series, x: &Scale, y: &Scale, smooth: bool) -> String {
 }
 
 /// A mark whose shape tells series apart: circle, square, triangle, diamond, triangle that points down.
-fn mark(style: usize, x: f64, y: f64, r: f64) -> String {
+pub(super) fn mark(style: usize, x: f64, y: f64, r: f64) -> String {
     let polygon = |points: &[(f64, f64)]| {
         let points: Vec<String> = points
             .iter()
@@ -269,7 +271,7 @@ fn mark(style: usize, x: f64, y: f64, r: f64) -> String {
 }
 
 /// Distributes the legend's entries over rows: (x, series) in each.
-fn legend_rows(series: &[Series], width: f64) -> Vec<Vec<(f64, Series)>> {
+pub(super) fn legend_rows(series: &[Series], width: f64) -> Vec<Vec<(f64, Series)>> {
     let mut rows: Vec<Vec<(f64, Series)>> = Vec::new();
     let mut used = f64::INFINITY;
     for s in series {
@@ -286,7 +288,7 @@ fn legend_rows(series: &[Series], width: f64) -> Vec<Vec<(f64, Series)>> {
     rows
 }
 
-fn draw_legend(rows: &[Vec<(f64, Series)>], smooth: bool) -> String {
+pub(super) fn draw_legend(rows: &[Vec<(f64, Series)>], smooth: bool) -> String {
     let mut svg = String::new();
     for (row, entries) in rows.iter().enumerate() {
         let y = 30.0 + LEGEND_ROW * row as f64 + 6.0;
@@ -305,7 +307,7 @@ fn draw_legend(rows: &[Vec<(f64, Series)>], smooth: bool) -> String {
     svg
 }
 
-fn open(width: f64, height: f64, title: &str) -> String {
+pub(super) fn open(width: f64, height: f64, title: &str) -> String {
     let (w, h, title) = (coordinate(width), coordinate(height), escape(title));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"vv\" viewBox=\"0 0 {w} {h}\" width=\"{w}\" height=\"{h}\" \
@@ -313,12 +315,12 @@ fn open(width: f64, height: f64, title: &str) -> String {
     )
 }
 
-fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> String {
+pub(super) fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> String {
     let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(coordinate);
     format!("<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n")
 }
 
-fn text(class: &str, x: f64, y: f64, content: &str) -> String {
+pub(super) fn text(class: &str, x: f64, y: f64, content: &str) -> String {
     format!(
         "<text class=\"{class}\" x=\"{}\" y=\"{}\">{}</text>\n",
         coordinate(x),
@@ -327,7 +329,7 @@ fn text(class: &str, x: f64, y: f64, content: &str) -> String {
     )
 }
 
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, v| match range {
         None => Some((v, v)),
         Some((low, high)) => Some((low.min(v), high.max(v))),
@@ -345,7 +347,7 @@ fn padded(low: f64, high: f64, share: f64) -> (f64, f64) {
 }
 
 /// Returns about `count` round values whose first and last enclose the range.
-fn linear_ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
+pub(super) fn linear_ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let (low, high) = padded(low, high, 0.0);
     let step = round_step((high - low) / count as f64);
     let (first, last) = ((low / step + 1e-9).floor() as i64, (high / step - 1e-9).ceil() as i64);
@@ -379,7 +381,7 @@ fn round_step(raw: f64) -> f64 {
 }
 
 /// Formats a tick: at most four significant digits, `k` and `M` for thousands and millions, powers for tiny values.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     let (scaled, unit) = match size {
         s if s >= 1e6 => (value / 1e6, "M"),

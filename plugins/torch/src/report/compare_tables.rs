@@ -12,7 +12,7 @@ use super::table::{Column, Table};
 use crate::scoring::bootstrap::sample_stddev;
 
 /// Text tables are at most this wide.
-const TEXT_WIDTH: usize = 100;
+pub const TEXT_WIDTH: usize = 100;
 
 /// Returns what a terminal prints: the overview where there are several benchmarks, then each with its tables and notes.
 pub fn text(study: &Study) -> String {

@@ -5,6 +5,7 @@
 
 use super::layout::{Rect, tidy_tree};
 use super::markup::{CHAR_WIDTH, coordinate, escape, svg_open, text_columns, wrap_parts};
+use super::prune::{Shown, prune};
 use crate::formats::{Tree, TreeNode};
 
 const MIN_RADIUS: f64 = 7.0;
@@ -19,15 +20,6 @@ const MARGIN: f64 = 18.0;
 const HEADER: f64 = 30.0;
 const LEGEND_HEIGHT: f64 = 52.0;
 const LEGEND_WIDTH: f64 = 640.0;
-
-/// A part of a tree that is shown: the tree nodes in order of their ids, and what was left out below each.
-struct Shown<'a> {
-    nodes: Vec<&'a TreeNode>,
-    /// Index into `nodes`.
-    parents: Vec<Option<usize>>,
-    /// Children that are not shown.
-    num_hidden: Vec<usize>,
-}
 
 /// Draws a tree with at most `max_nodes` tree nodes.
 pub fn draw_tree(tree: &Tree, max_nodes: usize) -> String {
@@ -67,64 +59,6 @@ pub fn draw_tree(tree: &Tree, max_nodes: usize) -> String {
     }
     svg += &legend(MARGIN, height - LEGEND_HEIGHT, max_visits);
     svg + "</svg>\n"
-}
-
-/// Chooses what to show: the best right terminal, the most visited wrong one, then what was visited most; always with
-/// the whole path to it.
-fn prune(tree: &Tree, max_nodes: usize) -> Shown<'_> {
-    let mut order: Vec<&TreeNode> = tree.nodes.iter().collect();
-    order.sort_by_key(|node| (std::cmp::Reverse(node.visit_count), node.id));
-    let first_terminal = |correct| {
-        order
-            .iter()
-            .find(|node| node.terminal && node.correct == Some(correct))
-            .copied()
-    };
-    let first: Vec<&TreeNode> = [first_terminal(true), first_terminal(false)]
-        .into_iter()
-        .flatten()
-        .collect();
-    let mut keep = vec![false; tree.nodes.len()];
-    let mut num_kept = 0;
-    for node in first.into_iter().chain(order) {
-        let path = missing_path(tree, node.id, &keep);
-        if num_kept + path.len() <= max_nodes {
-            num_kept += path.len();
-            path.into_iter().for_each(|id| keep[id] = true);
-        }
-    }
-    let nodes: Vec<&TreeNode> = tree
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| keep[*i])
-        .map(|(_, node)| node)
-        .collect();
-    let place = |id: usize| nodes.iter().position(|node| node.id == id);
-    let parents: Vec<Option<usize>> = nodes.iter().map(|node| node.parent.and_then(place)).collect();
-    let hidden_below = |node: &&TreeNode| {
-        tree.nodes
-            .iter()
-            .filter(|child| child.parent == Some(node.id) && !keep[child.id])
-            .count()
-    };
-    let num_hidden = nodes.iter().map(hidden_below).collect();
-    Shown {
-        nodes,
-        parents,
-        num_hidden,
-    }
-}
-
-/// Returns the ids from a node up to the first one that is already kept.
-fn missing_path(tree: &Tree, id: usize, keep: &[bool]) -> Vec<usize> {
-    let mut path = Vec::new();
-    let mut next = Some(id);
-    while let Some(id) = next.filter(|id| !keep[*id]) {
-        path.push(id);
-        next = tree.nodes[id].parent;
-    }
-    path
 }
 
 fn heading(tree: &Tree, shown: &Shown) -> String {
@@ -275,7 +209,8 @@ fn pair((x, y): (f64, f64)) -> String {
     format!("{} {}", coordinate(x), coordinate(y))
 }
 
-fn tooltip(tree: &Tree, node: &TreeNode) -> String {
+/// What a drawing has no room for.
+pub fn tooltip(tree: &Tree, node: &TreeNode) -> String {
     if node.parent.is_none() {
         return format!(
             "problem {}\n{}\nanswer {}",
@@ -431,12 +366,8 @@ mod tests {
     }
 
     #[test]
-    fn a_large_tree_keeps_both_verdicts_and_says_what_is_hidden() {
+    fn a_large_tree_says_what_is_hidden() {
         let tree = countdown_tree();
-        let shown = prune(&tree, 6);
-        let ids: Vec<usize> = shown.nodes.iter().map(|node| node.id).collect();
-        assert_eq!(ids, [0, 1, 2, 4, 5, 11]);
-        assert_eq!(shown.parents, [None, Some(0), Some(0), Some(0), Some(2), Some(3)]);
         assert!(draw_tree(&tree, 6).contains("+2 hidden") && draw_tree(&tree, 6).contains("6 of 12 nodes"));
     }
 

@@ -6,9 +6,9 @@ use crate::formats::Tree;
 /// A tree of about this many tree nodes shows a search and can still be read.
 const READABLE_NODES: usize = 24;
 
-/// Returns the index of the most instructive tree: with right and wrong terminals, else with any; of those the one
-/// whose size is nearest to what can be read; the first of equals.
-pub fn best_tree(trees: &[Tree]) -> Option<usize> {
+/// Returns the indices of trees, the most instructive first: with right and wrong terminals, then with any; of those
+/// the one whose size is nearest to what can be read; the first of equals.
+pub fn trees_by_worth(trees: &[Tree]) -> Vec<usize> {
     let has = |tree: &Tree, correct| {
         tree.nodes
             .iter()
@@ -18,12 +18,12 @@ pub fn best_tree(trees: &[Tree]) -> Option<usize> {
         let verdicts = usize::from(has(tree, true)) * 2 + usize::from(has(tree, false));
         (std::cmp::Reverse(verdicts), tree.nodes.len().abs_diff(READABLE_NODES))
     };
-    (0..trees.len()).min_by_key(|idx| rank(&trees[*idx]))
+    in_order(trees, rank)
 }
 
-/// Returns the index of the most instructive solution: correct, with the most returns that `max_steps` steps have room
-/// for; then the one with the fewest steps; the first of equals.
-pub fn best_solution(solutions: &[Solution], max_steps: usize) -> Option<usize> {
+/// Returns the indices of solutions, the most instructive first: correct, with the most returns that `max_steps` steps
+/// have room for; then the one with the fewest steps; the first of equals.
+pub fn solutions_by_worth(solutions: &[Solution], max_steps: usize) -> Vec<usize> {
     let rank = |solution: &Solution| {
         let fits = solution.steps.len() <= max_steps + 1;
         (
@@ -33,7 +33,13 @@ pub fn best_solution(solutions: &[Solution], max_steps: usize) -> Option<usize> 
             solution.steps.len(),
         )
     };
-    (0..solutions.len()).min_by_key(|idx| rank(&solutions[*idx]))
+    in_order(solutions, rank)
+}
+
+fn in_order<T, K: Ord>(items: &[T], rank: impl Fn(&T) -> K) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_cached_key(|idx| rank(&items[*idx]));
+    order
 }
 
 #[cfg(test)]
@@ -46,12 +52,9 @@ mod tests {
     fn a_tree_with_both_verdicts_is_best() {
         let bare = tree(&[(None, "", 1, 0.0, None)]);
         let right_only = tree(&[(None, "", 1, 0.0, None), (Some(0), "24 ? 24", 1, 1.0, Some(true))]);
-        assert_eq!(
-            best_tree(&[bare.clone(), right_only, countdown_tree(), countdown_tree()]),
-            Some(2)
-        );
-        assert_eq!(best_tree(&[bare]), Some(0));
-        assert_eq!(best_tree(&[]), None);
+        let trees = [bare.clone(), right_only, countdown_tree(), countdown_tree()];
+        assert_eq!(trees_by_worth(&trees), [2, 3, 1, 0]);
+        assert!(trees_by_worth(&[]).is_empty());
     }
 
     #[test]
@@ -60,13 +63,12 @@ mod tests {
         let search = read("7 3 4 -> 24", COUNTDOWN, true);
         let wrong = read("7 3 4 -> 24", COUNTDOWN, false);
         let all = [wrong, direct, search];
-        assert_eq!(best_solution(&all, 20), Some(2));
+        assert_eq!(solutions_by_worth(&all, 20), [2, 1, 0]);
         assert_eq!(
-            best_solution(&all, 3),
-            Some(1),
+            solutions_by_worth(&all, 3)[0],
+            1,
             "the one with returns has too many steps"
         );
-        assert_eq!(best_solution(&all[..1], 20), Some(0));
-        assert_eq!(best_solution(&[], 20), None);
+        assert!(solutions_by_worth(&[], 20).is_empty());
     }
 }

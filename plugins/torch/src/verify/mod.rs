@@ -9,7 +9,7 @@ pub mod countdown;
 pub mod math;
 mod wording;
 
-pub use backtracks::{BacktrackPatterns, count_backtracks};
+pub use backtracks::{BacktrackPatterns, count_backtracks, text_before_backtrack};
 pub use wording::{Wording, paragraphs, squeezed};
 
 use crate::formats::{Problem, VerifierName};

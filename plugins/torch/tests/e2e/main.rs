@@ -18,6 +18,7 @@ mod lora_reference;
 mod memory;
 mod pipelines;
 mod reference;
+mod report;
 mod resume;
 mod scores;
 mod search;
