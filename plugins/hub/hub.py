@@ -141,17 +141,14 @@ def selects(row: Row, where: Mapping[str, Any]) -> Iterator[bool]:
 
 
 def problem_of(row: Row, identifier: str, params: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
-    """Returns the problem of a row; None where it has no answer and such rows are left out."""
+    """Returns the problem of a row; None where it lacks one or its answer, and such rows are left out."""
     statement = text_of(row, params["problem_field"])
-    if not statement:
-        raise Failure(f"column {params['problem_field']!r} is empty")
     answer = answer_of(row, params)
-    if not answer:
+    if not statement or not answer:
         if params["skip_unanswered"]:
             return None
-        raise Failure(
-            f"no answer is found in column {params['answer_field']!r}", hint="set skip_unanswered to leave such rows out"
-        )
+        lacks = f"no answer is found in column {params['answer_field']!r}" if statement else "the statement is empty"
+        raise Failure(lacks, hint="set skip_unanswered to leave such rows out")
     meta = {field: row[field] for field in params["meta_fields"] if row.get(field) is not None}
     problem = {"version": 1, "id": identifier, "problem": params["template"].replace("{problem}", statement)}
     return {**meta, **problem, "answer": answer, "verifier": params["verifier"]}
@@ -211,7 +208,7 @@ def read(load_dataset: Load, params: Mapping[str, Any], job: Job) -> Tuple[List[
             "asked for",
             hint="look at `where`, `exclude` and `count`",
         )
-    job.info(f"{len(problems)} of {num_rows} rows; {num_unanswered} had no answer")
+    job.info(f"{len(problems)} of {num_rows} rows; {num_unanswered} had no answer or no statement")
     return problems, chats
 
 

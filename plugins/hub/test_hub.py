@@ -112,6 +112,8 @@ class HubTest(unittest.TestCase):
             with self.assertRaisesRegex(Failure, "gsm8k-train-000001: no answer is found in column 'answer'"):
                 self.read(source)
             self.assertEqual(len(self.read(source, skip_unanswered=True)[0]), 1)
+        with self.assertRaisesRegex(Failure, "the statement is empty"):
+            self.read(Hub(default=[{"problem": " ", "answer": "1"}]))
         with self.assertRaisesRegex(Failure, "neither text nor a number"):
             self.read(Hub(default=rows(["1"])))
         with self.assertRaisesRegex(Failure, "1 problems are left of 2 rows, but 2 are asked for"):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 REPOSITORY = HERE.parent.parent
 MODEL = REPOSITORY / "plugins/torch/tests/fixtures/models/smollm-tied"
 
@@ -53,6 +54,8 @@ stages:
 
 SFT = {"max_steps": 6, "learning_rate": 1e-3, "bf16": False, "max_length": 128}
 GRPO = {"max_steps": 2, "num_generations": 4, "max_completion_length": 8, "learning_rate": 1e-4, "bf16": False, "beta": 0.0}
+
+DEFAULTS = {"config": {}, "runtime_config": {}, "global_batch_size": None}
 
 
 def engine() -> Optional[Path]:
@@ -172,6 +175,28 @@ class RunTest(unittest.TestCase):
         self.assertEqual(run.returncode, 1)
         self.assertIn("`config` has no setting `learning_rat`", run.stdout + run.stderr)
         self.assertIn("did you mean `learning_rate`?", run.stdout + run.stderr)
+
+    def test_the_settings_of_the_pipelines_are_trls(self) -> None:
+        import trl
+        import yaml
+
+        import trl_config
+
+        classes = {"trl.sft": trl.SFTConfig, "trl.grpo": trl.GRPOConfig}
+        checked = 0
+        for path in sorted((REPOSITORY / "pipelines").glob("*.yaml")):
+            for name, stage in yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].items():
+                if stage.get("uses") not in classes:
+                    continue
+                params = {**DEFAULTS, **stage["with"], "seed": 0}
+                # What is a reference of the pipeline's has a value that does.
+                config = {key: 1 if str(value).startswith("${") else value for key, value in params["config"].items()}
+                config_class = classes[stage["uses"]]
+                settings = trl_config.arguments({**params, "config": config}, config_class, self.folder, 1, True)
+                with self.subTest(pipeline=path.name, stage=name):
+                    config_class(**settings)
+                checked += 1
+        self.assertGreaterEqual(checked, 2)
 
 
 if __name__ == "__main__":
