@@ -87,7 +87,7 @@ fn every_pipeline_resolves() {
     let cases: [(&str, &[&str], &[&str]); 5] = [
         ("astro-llama3-70b.yaml", &[], &fetched),
         ("countdown.yaml", &["quick"], &[]),
-        ("smollm2-gsm8k.yaml", &["smoke", "cpu", "h200"], &fetched),
+        ("smollm2-gsm8k.yaml", &["smoke", "cpu", "h200", "full"], &fetched),
         ("smollm2-gsm8k.yaml", &["smoke"], &by_model),
         ("smollm2-gsm8k.yaml", &["smoke"], &without_baselines),
     ];
