@@ -32,7 +32,7 @@ class LLM:
     def chat(self, chats, sampling, use_tqdm):
         print("chat", len(chats))
         outputs = []
-        for chat, one in zip(chats, sampling, strict=True):
+        for chat, one in zip(chats, sampling):
             text = chat[0]["content"]
             if text == "bad" and not os.path.exists("/proc/self/cwd/../well"):
                 os._exit(9)
