@@ -62,19 +62,34 @@ fn count(states: &BTreeMap<String, Vec<String>>, state: &str) -> usize {
 #[test]
 fn every_pipeline_resolves() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    // Stand-ins for what a user fetches: a plan digests them, and never looks inside.
-    let model = dir.path().join("model");
-    std::fs::create_dir(&model).expect("a folder");
-    let data = dir.path().join("data.jsonl");
-    for file in [&model.join("config.json"), &data] {
-        std::fs::write(file, "{}").expect("a file");
+    // Stand-ins for what a user fetches: a plan digests them, and never looks inside. Nothing else is asked for: no
+    // network, no server, no Python library.
+    let (model, data) = (dir.path().join("model"), dir.path().join("data"));
+    for folder in [&model, &data] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    std::fs::write(model.join("config.json"), "{}").expect("a file");
+    for name in [
+        "gsm8k_train.jsonl.gz",
+        "gsm8k_test.jsonl",
+        "math500.jsonl",
+        "amc23.jsonl",
+        "aime24.jsonl",
+    ] {
+        std::fs::write(data.join(name), "{}").expect("a file");
     }
     let set = |name: &str, path: &Path| format!("{name}={}", path.display());
-    let (model, train, test) = (set("model", &model), set("train_data", &data), set("test_data", &data));
-    let gsm8k = ["--set", &model, "--set", &train, "--set", &test];
-    let cases: [(&str, &[&str], &[&str]); 2] = [
+    let (model, data) = (set("model", &model), set("data", &data));
+    let fetched = ["--set", &model, "--set", &data];
+    let writer = model.replacen("model", "writer", 1);
+    let by_model = [&fetched[..], &["--set", "rewrite_by_model=true", "--set", &writer]].concat();
+    let without_baselines = [&fetched[..], &["--set", "baselines=false"]].concat();
+    let cases: [(&str, &[&str], &[&str]); 5] = [
+        ("astro-llama3-70b.yaml", &[], &fetched),
         ("countdown.yaml", &["quick"], &[]),
-        ("smollm2-gsm8k.yaml", &["smoke", "h200"], &gsm8k),
+        ("smollm2-gsm8k.yaml", &["smoke", "cpu", "h200", "full"], &fetched),
+        ("smollm2-gsm8k.yaml", &["smoke"], &by_model),
+        ("smollm2-gsm8k.yaml", &["smoke"], &without_baselines),
     ];
     let mut planned = Vec::new();
     for (name, profiles, options) in cases {
@@ -98,6 +113,7 @@ fn every_pipeline_resolves() {
     // The page about the language is tested with the engine.
     there.retain(|name| name.ends_with(".yaml"));
     there.sort();
+    planned.dedup();
     assert_eq!(planned, there, "a pipeline has no case here");
 }
 
