@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::analysis_samples::{SampleFacts, SampleStats, sample_stats};
 use super::correlate::{Correlation, Partial, correlate, partial};
 use super::names::row_name;
-use super::stats::{Run, paired_difference};
+use super::stats::{self, paired_difference};
 use crate::formats::{ProblemScore, Scores, Tally};
 
 /// Stands under every correlation.
@@ -380,12 +380,13 @@ fn arms(points: &[Point], config: &AnalysisConfig) -> Vec<ArmsAt> {
         members.sort_by(|a, b| a.arm.cmp(&b.arm));
         for pair in members.windows(2) {
             let [from, to] = [pair[0], pair[1]];
-            let run = |point: &'_ Point| Run {
-                seed: None,
-                problems: &point.problems,
-            };
-            let Some(difference) =
-                paired_difference(&[run(from)], &[run(to)], config.bootstrap_samples, config.seed)
+            let [from_runs, to_runs] = [from, to].map(|point| {
+                [stats::Run {
+                    seed: None,
+                    problems: &point.problems,
+                }]
+            });
+            let Some(difference) = paired_difference(&from_runs, &to_runs, config.bootstrap_samples, config.seed)
             else {
                 continue;
             };
