@@ -106,6 +106,7 @@ fn with_marks(content: &str, parts: &[Range<usize>]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some of which have one")]
 mod tests {
     use std::collections::BTreeMap;
 
