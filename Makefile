@@ -6,7 +6,7 @@ VOLVELLE := target/release/volvelle
 DEMO := pipelines/countdown.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve bench-lm clean
+.PHONY: help setup build test lint test-python demo demo-quick bench bench-full bench-store bench-serve bench-lm bench-search bench-verify demo-seeds clean
 
 help:  ## Lists these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,10 @@ test-python:  ## The tests of the Python plugins, scripts and the benchmark
 demo: build  ## ASTRO on Countdown, from problems to the comparison page (a build, and 5 to 10 minutes on 2 cores)
 	$(VOLVELLE) run $(DEMO)
 	@$(MAKE) --no-print-directory show-demo PROFILE=
+
+demo-seeds: build  ## The demo with three seeds: what is luck and what is not (three times as long)
+	$(VOLVELLE) run $(DEMO) --profile seeds
+	@$(MAKE) --no-print-directory show-demo PROFILE='--profile seeds'
 
 demo-quick: build  ## The same with small sizes (a minute or two): shows the machinery, not the method
 	$(VOLVELLE) run $(DEMO) --profile quick
@@ -77,6 +81,15 @@ bench-lm: setup  ## Times generation and training beside transformers and TRL (a
 	$(CARGO) build --release --package volvelle-torch
 	PYTHON=$(PYTHON) bench/lm/setup.sh
 	$(PYTHON) bench/lm/lm.py --report bench/lm/results.md
+
+bench-search: setup  ## Times search beside a plain loop over transformers' generate (some minutes; needs bench-lm's downloads)
+	$(CARGO) build --release --package volvelle-torch
+	PYTHON=$(PYTHON) bench/lm/setup.sh
+	$(PYTHON) bench/search/search.py --report bench/search/results.md
+
+bench-verify: setup  ## Times the verifier on plain answers, beside math-verify where it is installed (a minute)
+	$(CARGO) build --release --package volvelle-torch
+	$(PYTHON) bench/verify/verify.py --program target/release/volvelle-torch
 
 clean:  ## Removes what was built; keeps cache/, models/ and .libtorch
 	$(CARGO) clean
