@@ -82,7 +82,7 @@ fn the_trees_of_every_strategy_can_be_linearized() {
         assert!(metric(&ended, "solved") > 0.0, "{strategy}");
         assert_eq!(trees(&stage).len(), 24);
         let inputs = [("trees", stage.output("trees"))];
-        let traces = Stage::new("astro.linearize", json!({}), &inputs, &["traces", "card"]);
+        let traces = Stage::new("astro.linearize", json!({}), &inputs, &["traces", "card", "card_text"]);
         traces.run().assert_done();
         let text = std::fs::read_to_string(traces.output("traces")).expect("the traces");
         assert!(
