@@ -477,7 +477,7 @@ proptest! {
         faults in prop::collection::vec(0usize..5, 1..20),
         fallback in prop::sample::select(vec![Fallback::Template, Fallback::Step, Fallback::Reject]),
     ) {
-        let traces = traces_of(&tree, 0, &LinearizeConfig { seed, ..linearize_config() }).traces;
+        let traces = traces_of(&tree, &LinearizeConfig { seed, ..linearize_config() }).traces;
         let mut calls = 0;
         let (written, asked, _) = write(&traces, &model_config(2, fallback), any_length(), |wanted, _| {
             calls += 1;
