@@ -16,7 +16,10 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::formats::{Chat, Message, Problem, Sample};
-use crate::verify::{Wording, state_after, verify_with};
+use crate::prompts::fill;
+use crate::rewrite::check::{count_boxes, mentions, reflects};
+use crate::verify::math::without_thought;
+use crate::verify::{BacktrackPatterns, Wording, state_after, stated_answer, verify_with};
 
 /// How conversations are written.
 #[derive(Debug, Clone)]
@@ -42,8 +45,22 @@ pub struct Question<'a> {
 pub enum Skipped {
     AllRight,
     AllWrong,
-    /// It was not sampled, or no wrong sample came to an answer.
+    /// It was not sampled.
     NoSamples,
+    /// It has samples of both sorts, but the wrong ones were all cut off or state no answer.
+    NoWholeWrong,
+}
+
+impl Skipped {
+    /// As the card calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllRight => "all_right",
+            Self::AllWrong => "all_wrong",
+            Self::NoSamples => "no_samples",
+            Self::NoWholeWrong => "no_whole_wrong",
+        }
+    }
 }
 
 impl<'a> Question<'a> {
@@ -61,12 +78,14 @@ impl<'a> Question<'a> {
         };
         let right = texts(&|sample| sample.correct);
         let wrong = texts(&|sample| !sample.correct && !sample.truncated && sample.answer.is_some());
-        if !samples.is_empty() && right.len() == samples.len() {
+        if samples.is_empty() {
+            Err(Skipped::NoSamples)
+        } else if right.len() == samples.len() {
             Err(Skipped::AllRight)
-        } else if !samples.is_empty() && right.is_empty() {
+        } else if right.is_empty() {
             Err(Skipped::AllWrong)
         } else if wrong.is_empty() {
-            Err(Skipped::NoSamples)
+            Err(Skipped::NoWholeWrong)
         } else {
             Ok(Self { problem, right, wrong })
         }
@@ -175,55 +194,89 @@ fn without_approval<'a>(text: &'a str, wording: &Wording) -> &'a str {
     rest.strip_suffix(wording.separator.trim()).unwrap_or(rest).trim_end()
 }
 
-/// What a model is asked that writes verifications, with `{problem}`, `{solution}` and `{reference}`, a right solution.
-pub const PROMPT: &str = "\
-Check a solution to a problem. A solution that is known to be correct is given, for you alone.
+/// The built-in prompt of a model that writes verifications; the reference is a right solution.
+pub const PROMPT: &str = include_str!("../prompts/spoc.txt");
 
-Problem:
-{problem}
-
-Solution to check:
-{solution}
-
-Correct solution:
-{reference}
-
-In one to three sentences, say which step of the solution to check decides whether its final answer is correct, and why. \
-Do not mention the correct solution, and do not solve the problem again. End with a line that reads \"Verdict: Yes\" if the \
-final answer of the solution to check is correct, and \"Verdict: No\" if it is not.";
+/// The places that a prompt must have.
+pub const PLACES: [&str; 3] = ["problem", "solution", "reference"];
 
 /// Fills in the prompt for the verification of a solution.
 pub fn prompt(template: &str, turns: &Turns<'_>) -> String {
-    let places = [
-        ("{problem}", turns.problem.problem.as_str()),
-        ("{solution}", turns.verified().0),
-        ("{reference}", turns.right),
+    let values = [
+        ("problem", turns.problem.problem.as_str()),
+        ("solution", turns.verified().0),
+        ("reference", turns.right),
     ];
-    // In one pass, so that a place that a text names is not filled in again.
-    let mut filled = String::new();
-    let mut rest = template;
-    while let Some((at, (name, text))) = places
-        .iter()
-        .filter_map(|place| Some((rest.find(place.0)?, place)))
-        .min_by_key(|(at, _)| *at)
-    {
-        filled.push_str(&rest[..at]);
-        filled.push_str(text);
-        rest = &rest[at + name.len()..];
-    }
-    filled + rest
+    fill(template, &values)
 }
 
 /// Reads a written verification: its text without the verdict, and whether that is yes. None where the text does not end
-/// with a verdict.
+/// with a verdict in a line or a sentence of its own: of "Step 2 is false, so no." a stump would be left.
 pub fn read_verification(text: &str) -> Option<(&str, bool)> {
     static ENDING: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?is)^(.*?)(?:[\s*_#]*\b(?:final\s+)?verdict\b[\s*_]*:?)?[\s*_]*\b(yes|no)\b[\W_]*$")
-            .expect("a regular expression")
+        let sentence_end = r#"[.!?][)\]$*_"']*\s+"#;
+        let own_line = r"[\s*_#>-]*(?:final\s+)?verdict[\s*_]*:?";
+        Regex::new(&format!(
+            r"(?is)^(?:((?:.*(?:\n|{sentence_end}))?){own_line}|((?:.*{sentence_end})?))[\s*_]*\b(yes|no)\b[.!\s*_]*$"
+        ))
+        .expect("a regular expression")
     });
     let parts = ENDING.captures(text)?;
-    let (critique, verdict) = (parts.get(1)?, parts.get(2)?);
+    let (critique, verdict) = (parts.get(1).or(parts.get(2))?, parts.get(3)?);
     Some((critique.as_str().trim(), verdict.as_str().eq_ignore_ascii_case("yes")))
+}
+
+/// Writes a conversation with a verification as a model wrote it.
+///
+/// # Errors
+/// Why it can't be used, in a word: it never stops thinking, has no verdict or a false one, says what belongs to the
+/// sentences around it or to who knows the answer, or does not read as right.
+pub fn write_with(turns: &Turns<'_>, config: &SpocConfig, verification: &str) -> Result<Chat, &'static str> {
+    let text = without_thought(verification).ok_or("unfinished_thought")?;
+    let (critique, verdict) = read_verification(text.trim()).ok_or("no_verdict")?;
+    if verdict != turns.verified().1 {
+        return Err("false_verdict");
+    }
+    if let Some(reason) = objection(turns, config, critique) {
+        return Err(reason);
+    }
+    write(turns, config, Some(critique)).map_err(|_| "not_verified")
+}
+
+/// Returns why a critique must not stand between a solution and its verdict.
+fn objection(turns: &Turns<'_>, config: &SpocConfig, critique: &str) -> Option<&'static str> {
+    // What only who saw the prompt can speak of.
+    static PROMPTED: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?i)\breference\b|\b(?:the|known|given)\s+correct\s+solution\b|\bsolution\s+to\s+check\b")
+            .expect("a regular expression")
+    });
+    let wording = &config.wording;
+    if reflects(wording, &BacktrackPatterns::of(wording), critique) {
+        return Some("reflects");
+    }
+    if count_boxes(critique) > 0 || critique.lines().any(|line| line.trim_start().starts_with("####")) {
+        return Some("boxed");
+    }
+    if PROMPTED.is_match(critique) {
+        return Some("names_reference");
+    }
+    // Of a right solution the answer stands just above.
+    let stated = stated_answer(turns.problem.verifier, turns.right);
+    let answers = [Some(turns.problem.answer.clone()), stated];
+    let names = |answer: &String| names_answer(critique, answer);
+    (turns.wrong.is_some() && answers.iter().flatten().any(names)).then_some("names_answer")
+}
+
+/// Returns whether a critique names an answer. The number of a step is none; short answers that are no numbers are words.
+fn names_answer(critique: &str, answer: &str) -> bool {
+    static NUMBERING: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?i)\b(?:step|line|paragraph|equation)s?\s+\d+").expect("a regular expression"));
+    let critique = NUMBERING.replace_all(critique, "");
+    let is_word = answer.chars().count() <= 2 && answer.chars().all(char::is_alphabetic);
+    match is_word {
+        true => (critique.split(|c: char| !c.is_alphanumeric())).any(|word| word == answer),
+        false => mentions(&critique, answer),
+    }
 }
 
 /// How conversations of both sorts are brought to about the same number.
@@ -278,6 +331,7 @@ fn repeat<T: Clone>(list: &mut Vec<T>, count: usize, rng: &mut ChaCha8Rng) {
 mod tests {
     use super::*;
     use crate::formats::VerifierName;
+    use crate::prompts::PromptFile;
     use crate::random::stream;
     use crate::verify::verify;
 
@@ -419,7 +473,7 @@ mod tests {
         let (r, w) = (&right, &wrong);
         assert_eq!(of(&[r, r]), Err(Skipped::AllRight));
         assert_eq!(of(&[w, w]), Err(Skipped::AllWrong));
-        assert_eq!(of(&[r, &cut]), Err(Skipped::NoSamples));
+        assert_eq!(of(&[r, &cut]), Err(Skipped::NoWholeWrong));
         assert_eq!(of(&[]), Err(Skipped::NoSamples));
         assert_eq!(of(&[r, w, &cut]), Ok((1, 1)));
     }
@@ -429,15 +483,65 @@ mod tests {
         for (text, expected) in [
             ("7 + 3 is 11.\nVerdict: No", Some(("7 + 3 is 11.", false))),
             ("All holds. **Verdict:** Yes.", Some(("All holds.", true))),
-            ("Step 2 is false, so no.", Some(("Step 2 is false, so", false))),
+            ("Step 2 is false.\n**Verdict:** no", Some(("Step 2 is false.", false))),
+            ("7 + 3 = 11\n\n## Final verdict: No", Some(("7 + 3 = 11", false))),
+            ("It is $5$. No!", Some(("It is $5$.", false))),
             ("Verdict: Yes", Some(("", true))),
             ("Yes", Some(("", true))),
+            // A verdict inside of a sentence would leave a stump.
+            ("Step 2 is false, so no.", None),
+            ("Step 2 is false, so the verdict: no.", None),
+            ("Step 2 is false, so\nno.", None),
+            ("Verdict: No, because step 2 is false.", None),
             ("It is unknown", None),
             ("No doubt about it", None),
             ("", None),
         ] {
             assert_eq!(read_verification(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn verifications_say_what_is_wrong_and_no_more() {
+        let problem = problem(VerifierName::Math);
+        let config = config(VerifierName::Math);
+        let pair = Turns {
+            problem: &problem,
+            wrong: Some("It is \\boxed{41}."),
+            right: "So \\boxed{42}.",
+        };
+        let reason = |turns: &Turns<'_>, text: &str| write_with(turns, &config, text).err();
+        let chat = write_with(
+            &pair,
+            &config,
+            "<think>It is 42.</think>Step 42 is off by one.\nVerdict: No",
+        )
+        .unwrap();
+        assert_eq!(
+            chat.messages[1]
+                .content
+                .matches("41}.\n\nStep 42 is off by one.\n\nBut wait")
+                .count(),
+            1
+        );
+        for (text, expected) in [
+            ("<think>Off by one.\nVerdict: No", "unfinished_thought"),
+            ("It is off by one, so no.", "no_verdict"),
+            ("All holds.\nVerdict: Yes", "false_verdict"),
+            ("But wait, it is off by one.\nVerdict: No", "reflects"),
+            ("Let's go back to the start.\nVerdict: No", "reflects"),
+            ("It is \\boxed{40} at most.\nVerdict: No", "boxed"),
+            ("#### 40\nVerdict: No", "boxed"),
+            ("It should be 42.\nVerdict: No", "names_answer"),
+            ("Unlike the correct solution, it adds.\nVerdict: No", "names_reference"),
+            ("The solution to check adds.\nVerdict: No", "names_reference"),
+        ] {
+            assert_eq!(reason(&pair, text), Some(expected), "{text}");
+        }
+        let alone = Turns { wrong: None, ..pair };
+        assert_eq!(reason(&alone, "6 times 7 is 42.\nVerdict: Yes"), None);
+        assert_eq!(reason(&alone, "It is off by one.\nVerdict: No"), Some("false_verdict"));
+        assert!(names_answer("The right choice is A.", "A") && !names_answer("A step is false.", "B"));
     }
 
     #[test]
@@ -453,11 +557,8 @@ mod tests {
             prompt("{problem}|{solution}|{reference}|{x}", &turns),
             "a {reference} b|W|R|{x}"
         );
-        assert!(
-            ["{problem}", "{solution}", "{reference}"]
-                .iter()
-                .all(|place| PROMPT.contains(place))
-        );
+        let built_in = PromptFile::open(None, PROMPT).unwrap().whole(&PLACES).unwrap();
+        assert!(prompt(&built_in, &turns).contains("Correct solution:\nR\n"));
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub fn run(job: &Job) -> Result<()> {
                     tree.problem.id
                 );
             }
-            all.extend(feedback(tree, &config, &mut stream(params.seed, "feedback", num_trees)));
+            let purpose = format!("feedback {}", tree.problem.id);
+            all.extend(feedback(tree, &config, &mut stream(params.seed, &purpose, 0)));
             num_trees += 1;
         }
     }

@@ -72,10 +72,11 @@ fn no_traces(card: &Card) -> String {
         card.num_trees,
         reasons(&card.dropped)
     );
-    if card.dropped_traces.is_empty() {
-        message += ": each needs both a correct and a usable wrong terminal; search longer, or with more candidates";
-    } else {
+    if !card.dropped_traces.is_empty() {
         message += &format!("; of {} traces {}", card.num_asked, reasons(&card.dropped_traces));
+    }
+    if let Some(advice) = card.advice() {
+        message += &format!(": {advice}");
     }
     message
 }

@@ -1,5 +1,6 @@
 //! The kinds: each reads its inputs, calls the leaves, and writes its outputs. `plugin.yaml` declares them.
 
+mod asking;
 mod checkpoints;
 mod data_benchmark;
 mod data_countdown;

@@ -8,32 +8,23 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
+use super::asking::{Asking, WordingParams};
 use super::measure::Measure;
 use super::sampling::report_usage;
-use super::saver::{Saver, is_stop};
+use super::saver::is_stop;
 use crate::formats::{Trace, VerifierName, read_jsonl, write_json, write_jsonl};
-use crate::lm::sampler::Sampling;
-use crate::lm::{Tokenizer, device};
-use crate::policy::{self, Completion, Follower, Limits, Means, Options, Request};
+use crate::lm::Tokenizer;
+use crate::policy::{self, Completion, Follower, Request};
 use crate::random::stream;
 use crate::rewrite::card::Asked;
 use crate::rewrite::model::{Fallback, ModelConfig, Prompts, STOPS, Writing};
-use crate::rewrite::{MaxLength, RewriteCard, RewriteConfig, Written, rewrite};
+use crate::rewrite::{MaxLength, RewriteCard, RewriteConfig, Written, purposes, rewrite};
 use crate::verify::{BacktrackPatterns, Wording, paragraphs};
 use crate::worker::Job;
 
-/// Parameters of `astro.rewrite`; defaults are in `plugin.yaml`. A sentence that is null is the verifier's usual one.
+/// Parameters of `astro.rewrite`; defaults are in `plugin.yaml`.
 #[derive(Debug, Clone, Deserialize)]
 struct Params {
-    /// Between paragraphs.
-    separator: Option<String>,
-    /// The question before each verdict.
-    reflection: Option<String>,
-    negative: Option<String>,
-    positive: Option<String>,
-    /// The return sentences, with `{state}` for the name of the state.
-    go_back: Option<String>,
-    restart: Option<String>,
     /// Positive reflections in a trace before the final one, at most.
     positive_reflections: usize,
     /// Steps with at least this Q may get one, 0..=1.
@@ -47,36 +38,12 @@ struct Params {
     // With a model only:
     /// None: the built-in prompts.
     prompt: Option<PathBuf>,
-    temperature: f64,
-    top_p: f64,
-    /// In tokens, of one part.
-    max_completion_length: usize,
     num_attempts: usize,
     fallback: Fallback,
-    /// Computes a model of ours in bf16; an endpoint computes in what it is served in.
-    bf16: bool,
-    /// Rows generated at once.
-    generation_batch_size: usize,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    device: String,
 }
 
 impl Params {
-    fn wording(&self, verifier: VerifierName) -> Wording {
-        let usual = Wording::of(verifier);
-        let or = |given: &Option<String>, usual: String| given.clone().unwrap_or(usual);
-        Wording {
-            separator: or(&self.separator, usual.separator),
-            reflection: or(&self.reflection, usual.reflection),
-            negative: or(&self.negative, usual.negative),
-            positive: or(&self.positive, usual.positive),
-            go_back: or(&self.go_back, usual.go_back),
-            restart: or(&self.restart, usual.restart),
-        }
-    }
-
-    fn config(&self, verifier: VerifierName) -> RewriteConfig {
-        let wording = self.wording(verifier);
+    fn config(&self, wording: Wording) -> RewriteConfig {
         RewriteConfig {
             patterns: BacktrackPatterns::of(&wording),
             wording,
@@ -110,9 +77,10 @@ pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
     ensure!((0.0..=1.0).contains(&params.high_q), "high_q must be in 0..=1");
     let traces: Vec<Trace> = read_jsonl(&job.input("traces")?, "trace")?;
+    let wording: WordingParams = job.params()?;
     let configs = Configs {
-        math: params.config(VerifierName::Math),
-        countdown: params.config(VerifierName::Countdown),
+        math: params.config(wording.of(VerifierName::Math)),
+        countdown: params.config(wording.of(VerifierName::Countdown)),
     };
     let measure = Measure::open(job)?;
     let max_length = MaxLength {
@@ -126,12 +94,13 @@ pub fn run(job: &Job) -> Result<()> {
                 params.prompt.is_none(),
                 "prompt says what a model is asked, but there is no model; connect the input policy"
             );
-            let by_template = |(idx, trace): (usize, &Trace)| {
-                let mut rng = stream(job.seed(), "rewrite", idx as u64);
+            let by_template = |(purpose, trace): (String, &Trace)| {
+                let mut rng = stream(job.seed(), &purpose, 0);
                 let written = rewrite(trace, configs.of(trace.problem.verifier), max_length, &mut rng);
                 Written::from(written)
             };
-            (traces.iter().enumerate().map(by_template).collect(), Asked::default())
+            let written = purposes(&traces).into_iter().zip(&traces).map(by_template);
+            (written.collect(), Asked::default())
         }
     };
     let card = RewriteCard::of(&traces, &written, asked, measure.unit(), max_length)?;
@@ -202,29 +171,7 @@ fn by_model(
         fallback: params.fallback,
         seed: job.seed(),
     };
-    device::set_num_threads(job.resources().cpu);
-    let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = Saver::keeping(job, device, &settings)?.counting_requests();
-    saver.resume(|_, _, _| Ok(()));
-    let means = Means {
-        device,
-        bf16: params.bf16,
-        num_threads: saver.num_threads(),
-        generation_batch_size: params.generation_batch_size,
-        limits: job.params::<Limits>()?,
-    };
-    let mut policy = policy::open(dir, &means)?;
-    let options = Options {
-        max_new_tokens: params.max_completion_length,
-        sampling: Sampling {
-            temperature: params.temperature,
-            top_k: 0,
-            top_p: params.top_p,
-            ..Sampling::PLAIN
-        },
-        stop: STOPS.map(str::to_owned).to_vec(),
-    };
+    let mut asking = Asking::open(job, dir, STOPS.map(str::to_owned).to_vec())?;
     let mut cost = PromptCost::open(dir)?;
     let mut writing = Writing::new(traces, &config, &|verifier| configs.of(verifier), max_length);
     for round in 0.. {
@@ -236,20 +183,20 @@ fn by_model(
         }
         cost.add(&requests)?;
         let mut follower = Counting {
-            inner: saver.follow(round, |_, _| ()),
+            inner: asking.saver.follow(round, |_, _| ()),
             num_recalled: 0,
         };
-        let answers = policy.complete(&requests, &options, &mut follower);
+        let answers = (asking.policy).complete(&requests, &asking.options, &mut follower);
         cost.num_recalled += follower.num_recalled;
         match answers {
-            Err(error) if is_stop(&error) => return Err(saver.stopped(|_| Ok(()))),
+            Err(error) if is_stop(&error) => return Err(asking.saver.stopped(|_| Ok(()))),
             answers => writing.take(answers?),
         }
     }
-    saver.generated()?;
-    report_usage(job, policy.as_ref());
+    asking.saver.generated()?;
+    report_usage(job, asking.policy.as_ref());
     let (written, mut asked) = writing.finish();
-    asked.prompt_tokens = cost.total(policy.usage());
+    asked.prompt_tokens = cost.total(asking.policy.usage());
     Ok((written, asked))
 }
 

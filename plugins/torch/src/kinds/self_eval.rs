@@ -9,13 +9,10 @@ use anyhow::{Result, bail, ensure};
 use rand::Rng;
 use serde::Deserialize;
 
-use super::sampling::report_usage;
-use super::saver::{Saver, is_stop};
+use super::asking::Asking;
 use crate::formats::{Tree, read_jsonl, write_jsonl};
 use crate::linearize::{defect, self_eval};
-use crate::lm::device;
-use crate::lm::sampler::Sampling;
-use crate::policy::{self, Completion, Limits, Means, Options, Request};
+use crate::policy::{Completion, Finish, Request};
 use crate::prompts::PromptFile;
 use crate::random;
 use crate::worker::Job;
@@ -27,18 +24,10 @@ struct Params {
     votes: u32,
     /// Votes for a solution that make it a good one.
     agree: u32,
-    temperature: f64,
-    top_p: f64,
     /// With {problem} and {solution}; none: the built-in one.
     prompt: Option<PathBuf>,
     /// In tokens, of one vote.
     max_completion_length: usize,
-    /// Computes a model of ours in bf16; an endpoint computes in what it is served in.
-    bf16: bool,
-    /// Rows generated at once.
-    generation_batch_size: usize,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    device: String,
 }
 
 /// Reads `policy` (model) and `trees`, writes `trees`.
@@ -68,56 +57,23 @@ pub fn run(job: &Job) -> Result<()> {
 
 fn vote(job: &Job, params: &Params, trees: &mut [Tree]) -> Result<()> {
     let prompt = PromptFile::open(params.prompt.as_deref(), self_eval::PROMPT)?.whole(&self_eval::PLACES)?;
-    device::set_num_threads(job.resources().cpu);
-    let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = Saver::keeping(job, device, &settings)?.counting_requests();
-    saver.resume(|_, _, _| Ok(()));
-    let means = Means {
-        device,
-        bf16: params.bf16,
-        num_threads: saver.num_threads(),
-        generation_batch_size: params.generation_batch_size,
-        limits: job.params::<Limits>()?,
-    };
-    let mut policy = policy::open(&job.input("policy")?, &means)?;
+    let asking = Asking::open(job, &job.input("policy")?, Vec::new())?;
     let asked: Vec<(usize, usize)> = (trees.iter().enumerate())
         .flat_map(|(idx, tree)| self_eval::solutions(tree).into_iter().map(move |node| (idx, node)))
         .collect();
-    let requests: Vec<Request> = (asked.iter().enumerate())
-        .map(|(request_idx, &(tree_idx, node))| {
-            let mut rng = random::stream(params.seed, "self_eval", request_idx as u64);
+    let requests: Vec<Request> = (asked.iter())
+        .map(|&(tree_idx, node)| {
+            let tree = &trees[tree_idx];
+            let purpose = format!("self_eval {}", tree.problem.id);
+            let mut rng = random::stream(params.seed, &purpose, node as u64);
             Request {
-                prompt: self_eval::question(&prompt, &trees[tree_idx], node),
+                prompt: self_eval::question(&prompt, tree, node),
                 partial: String::new(),
                 seeds: (0..params.votes).map(|_| rng.random()).collect(),
             }
         })
         .collect();
-    let options = Options {
-        max_new_tokens: params.max_completion_length,
-        sampling: Sampling {
-            temperature: params.temperature,
-            top_k: 0,
-            top_p: params.top_p,
-            ..Sampling::PLAIN
-        },
-        stop: Vec::new(),
-    };
-    let total = requests.len() * params.votes as usize;
-    let completed = policy.complete(
-        &requests,
-        &options,
-        &mut saver.follow(0, |done, tokens| {
-            job.progress(done, total, "vote", &format!("{tokens} tokens"))
-        }),
-    );
-    let replies = match completed {
-        Err(error) if is_stop(&error) => return Err(saver.stopped(|_| Ok(()))),
-        completed => completed?,
-    };
-    saver.generated()?;
-    report_usage(job, policy.as_ref());
+    let replies = asking.ask(&requests, "vote")?;
     keep(job, params, trees, &asked, &replies);
     Ok(())
 }
@@ -126,7 +82,8 @@ fn vote(job: &Job, params: &Params, trees: &mut [Tree]) -> Result<()> {
 fn keep(job: &Job, params: &Params, trees: &mut [Tree], asked: &[(usize, usize)], replies: &[Vec<Completion>]) {
     let (mut num_good, mut num_for, mut num_unread) = (0, 0, 0);
     for (&(tree_idx, node), list) in asked.iter().zip(replies) {
-        let votes: Vec<Option<bool>> = list.iter().map(|reply| self_eval::vote(&reply.text)).collect();
+        let vote = |reply: &Completion| self_eval::vote(&reply.text, reply.finish == Finish::Length);
+        let votes: Vec<Option<bool>> = list.iter().map(vote).collect();
         let counted = self_eval::count(&votes, params.agree);
         num_good += usize::from(counted.good);
         num_for += counted.agree as usize;

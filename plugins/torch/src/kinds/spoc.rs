@@ -4,31 +4,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::sampling::report_usage;
-use super::saver::{self, is_stop};
+use super::asking::{Asking, WordingParams};
 use crate::formats::{Chat, Problem, Sample, VERSION, VerifierName, read_jsonl, write_json, write_jsonl};
-use crate::lm::device;
-use crate::lm::sampler::Sampling;
-use crate::policy::{self, Completion, Limits, Means, Options, Request};
-use crate::random::{self, stream};
-use crate::spoc::{
-    Balance, PROMPT, Question, Skipped, SpocConfig, Turns, balance, draw, prompt, read_verification, write,
-};
-use crate::verify::Wording;
+use crate::policy::{Completion, Request};
+use crate::prompts::PromptFile;
+use crate::random::stream;
+use crate::spoc::{Balance, PLACES, PROMPT, Question, SpocConfig, Turns, balance, draw, prompt, write, write_with};
 use crate::worker::Job;
 
-/// Parameters of `astro.spoc`; defaults are in `plugin.yaml`. A sentence that is null is the verifier's usual one.
+/// Parameters of `astro.spoc`; defaults are in `plugin.yaml`.
 #[derive(Debug, Clone, Deserialize)]
 struct Params {
-    separator: Option<String>,
-    reflection: Option<String>,
-    negative: Option<String>,
-    positive: Option<String>,
-    restart: Option<String>,
     final_verdict: bool,
     balance: Balance,
     seed: u64,
@@ -38,30 +28,6 @@ struct Params {
     num_attempts: usize,
     /// Whether the sentences alone are taken where no verification can be.
     fallback: bool,
-    temperature: f64,
-    top_p: f64,
-    max_completion_length: usize,
-    bf16: bool,
-    generation_batch_size: usize,
-    device: String,
-}
-
-impl Params {
-    fn config(&self, verifier: VerifierName) -> SpocConfig {
-        let usual = Wording::of(verifier);
-        let or = |given: &Option<String>, usual: String| given.clone().unwrap_or(usual);
-        SpocConfig {
-            wording: Wording {
-                separator: or(&self.separator, usual.separator),
-                reflection: or(&self.reflection, usual.reflection),
-                negative: or(&self.negative, usual.negative),
-                positive: or(&self.positive, usual.positive),
-                restart: or(&self.restart, usual.restart),
-                go_back: usual.go_back,
-            },
-            final_verdict: self.final_verdict,
-        }
-    }
 }
 
 /// What was made of the samples.
@@ -76,8 +42,10 @@ struct Card {
     unreadable: BTreeMap<&'static str, usize>,
     /// Verifications of the policy that were taken.
     num_written: usize,
-    /// Solutions of which none could be: their verdict was false, missing, or the whole did not read as right.
+    /// Solutions of which none could be.
     num_not_written: usize,
+    /// Verifications that were looked at and not taken, by reason.
+    refused: BTreeMap<&'static str, usize>,
     /// Conversations with a wrong solution first, and of a right one alone, before they were brought to the same number.
     num_corrected: usize,
     num_confirmed: usize,
@@ -101,14 +69,19 @@ pub fn run(job: &Job) -> Result<()> {
         ..Card::default()
     };
     let questions = questions(&problems, &samples, &mut card)?;
-    let configs = [VerifierName::Math, VerifierName::Countdown].map(|verifier| (verifier, params.config(verifier)));
+    let wording: WordingParams = job.params()?;
+    let config = |verifier| SpocConfig {
+        wording: wording.of(verifier),
+        final_verdict: params.final_verdict,
+    };
+    let configs = [VerifierName::Math, VerifierName::Countdown].map(|verifier| (verifier, config(verifier)));
     let config_of = |problem: &Problem| {
         let found = configs.iter().find(|(verifier, _)| *verifier == problem.verifier);
         &found.unwrap_or(&configs[0]).1
     };
     let mut turns: Vec<Turns<'_>> = Vec::new();
-    for (idx, question) in questions.iter().enumerate() {
-        let mut rng = stream(params.seed, "spoc", idx as u64);
+    for question in &questions {
+        let mut rng = stream(params.seed, &format!("spoc {}", question.problem.id), 0);
         let (pair, alone) = draw(question, config_of(question.problem), &mut rng);
         for (name, drawn) in [("corrected", pair), ("confirmed", alone)] {
             match drawn {
@@ -119,17 +92,26 @@ pub fn run(job: &Job) -> Result<()> {
     }
     let critiques = match job.input_opt("policy")? {
         Some(dir) => critiques(job, &params, &dir, &turns)?.into_iter().map(Some).collect(),
-        None => vec![None; turns.len()],
+        None => {
+            ensure!(
+                params.prompt.is_none(),
+                "prompt says what a model is asked, but there is no model; connect the input policy"
+            );
+            vec![None; turns.len()]
+        }
     };
     let (mut corrected, mut confirmed): (Vec<Chat>, Vec<Chat>) = (Vec::new(), Vec::new());
     for (turns, critiques) in turns.iter().zip(critiques) {
         let config = config_of(turns.problem);
+        let refused = &mut card.refused;
         let written = critiques.as_ref().map(|texts| {
-            let chats = texts.iter().filter_map(|text| {
-                let (critique, verdict) = read_verification(text)?;
-                (verdict == turns.verified().1).then(|| write(turns, config, Some(critique)).ok())?
-            });
-            chats.into_iter().next()
+            texts.iter().find_map(|text| match write_with(turns, config, text) {
+                Ok(chat) => Some(chat),
+                Err(reason) => {
+                    *refused.entry(reason).or_default() += 1;
+                    None
+                }
+            })
         });
         let chat = match written {
             Some(Some(chat)) => {
@@ -185,14 +167,7 @@ fn questions<'a>(problems: &'a [Problem], samples: &'a [Sample], card: &mut Card
         let own = of_problem.remove(problem.id.as_str()).unwrap_or_default();
         match Question::of(problem, &own) {
             Ok(question) => questions.push(question),
-            Err(why) => {
-                let why = match why {
-                    Skipped::AllRight => "all_right",
-                    Skipped::AllWrong => "all_wrong",
-                    Skipped::NoSamples => "no_samples",
-                };
-                *card.skipped.entry(why).or_default() += 1;
-            }
+            Err(why) => *card.skipped.entry(why.name()).or_default() += 1,
         }
     }
     if let Some(id) = of_problem.keys().min() {
@@ -208,55 +183,19 @@ fn questions<'a>(problems: &'a [Problem], samples: &'a [Sample], card: &mut Card
 
 /// Lets a policy write verifications; those of each solution in the order that they were sampled.
 fn critiques(job: &Job, params: &Params, dir: &std::path::Path, turns: &[Turns<'_>]) -> Result<Vec<Vec<String>>> {
-    let template = match &params.prompt {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-        None => PROMPT.to_owned(),
-    };
-    ensure!(
-        template.contains("{solution}"),
-        "the prompt has no {{solution}}, so a policy would not see what it is to verify"
-    );
-    device::set_num_threads(job.resources().cpu);
-    let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let settings = [("generation_batch_size", params.generation_batch_size)];
-    let mut saver = saver::Saver::<Completion>::keeping(job, device, &settings)?.counting_requests();
-    saver.resume(|_, _, _| Ok(()));
-    let means = Means {
-        device,
-        bf16: params.bf16,
-        num_threads: saver.num_threads(),
-        generation_batch_size: params.generation_batch_size,
-        limits: job.params::<Limits>()?,
-    };
-    let mut policy = policy::open(dir, &means)?;
-    let request = |(idx, turns): (usize, &Turns<'_>)| {
-        let mut rng = random::stream(params.seed, "spoc verification", idx as u64);
+    let template = PromptFile::open(params.prompt.as_deref(), PROMPT)?.whole(&PLACES)?;
+    let asking = Asking::open(job, dir, Vec::new())?;
+    let request = |turns: &Turns<'_>| {
+        let purpose = format!("spoc verification {}", turns.problem.id);
+        let mut rng = stream(params.seed, &purpose, u64::from(turns.wrong.is_some()));
         Request {
             prompt: prompt(&template, turns),
             partial: String::new(),
             seeds: (0..params.num_attempts).map(|_| rng.random()).collect(),
         }
     };
-    let requests: Vec<Request> = turns.iter().enumerate().map(request).collect();
-    let options = Options {
-        max_new_tokens: params.max_completion_length,
-        sampling: Sampling {
-            temperature: params.temperature,
-            top_k: 0,
-            top_p: params.top_p,
-            ..Sampling::PLAIN
-        },
-        stop: Vec::new(),
-    };
-    let total = requests.len() * params.num_attempts;
-    let on_progress = |done, tokens| job.progress(done, total, "verification", &format!("{tokens} tokens"));
-    let completed = policy.complete(&requests, &options, &mut saver.follow(0, on_progress));
-    let completions = match completed {
-        Err(error) if is_stop(&error) => return Err(saver.stopped(|_| Ok(()))),
-        completed => completed?,
-    };
-    saver.generated()?;
-    report_usage(job, policy.as_ref());
+    let requests: Vec<Request> = turns.iter().map(request).collect();
+    let completions = asking.ask(&requests, "verification")?;
     let num_tokens: usize = completions.iter().flatten().map(|it| it.num_tokens).sum();
     job.metric("verification_tokens", num_tokens as f64, None);
     let texts = |list: Vec<Completion>| list.into_iter().map(|it| it.text).collect();

@@ -46,6 +46,9 @@ pub struct Card {
     pub num_unsound_terminals: usize,
     /// Right terminals that the votes of `astro.self_eval` left out, in all trees.
     pub num_voted_down: usize,
+    /// Right terminals that nobody voted on, where votes are required, in all trees.
+    #[serde(default)]
+    pub num_without_votes: usize,
     /// Right terminals whose solution alone is too long, in all trees.
     pub num_too_long_terminals: usize,
     /// Means over the used trees.
@@ -128,6 +131,38 @@ impl Card {
         out
     }
 
+    /// What to do about the reason that took most trees, or, where that is their traces, most traces; none: nothing was left
+    /// out.
+    pub fn advice(&self) -> Option<&'static str> {
+        fn main(counts: &BTreeMap<String, usize>) -> Option<&str> {
+            let most = counts.iter().max_by_key(|(_, count)| **count)?;
+            Some(most.0)
+        }
+        let reason = match main(&self.dropped)? {
+            "without_traces" => main(&self.dropped_traces)?,
+            reason => reason,
+        };
+        Some(match reason {
+            "solutions_too_long" => "raise max_length: no right solution fits into it",
+            "without_self_evaluated" => {
+                "the votes leave no right solution: lower min_agree, or look at the votes with self_eval: ignore"
+            }
+            "without_votes" => {
+                "self_eval is require, but nobody voted: put astro.self_eval before this stage, with votes above 0, or set \
+                 self_eval: if_present"
+            }
+            "without_wrong_terminal" => {
+                "a tree needs a usable wrong terminal beside its right one: search with more candidates or at a higher \
+                 temperature, or take harder problems"
+            }
+            dropped::TOO_LONG => "raise max_length, or set too_long: shorten",
+            dropped::TOO_FEW => "lower min_traces_per_problem, or search longer",
+            dropped::EVEN_BACKTRACKS => "set even_backtracks: false, or ask for numbers of backtracks that occur",
+            dropped::DUPLICATE => "search longer: the trees have too few different terminals",
+            _ => "each tree needs a right terminal: search longer, with more candidates, or with a better policy",
+        })
+    }
+
     /// What a reader may want to act on.
     fn write_notes(&self, out: &mut String) {
         let notes = [
@@ -143,6 +178,10 @@ impl Card {
             (
                 self.num_voted_down,
                 "right terminals were voted down by self-evaluation and are not used.",
+            ),
+            (
+                self.num_without_votes,
+                "right terminals have no votes and are not used, because self_eval is require.",
             ),
             (
                 self.num_too_long_terminals,
@@ -251,6 +290,7 @@ fn explain_tree(reason: &str) -> String {
         "repeated_problem" => "another problem has the same words",
         "solutions_too_long" => "all its right solutions are too long",
         "without_self_evaluated" => "self-evaluation left no right terminal",
+        "without_votes" => "no right terminal has votes, and self_eval is require",
         "without_usable_terminals" => "neither a right nor a usable wrong terminal",
         "without_correct_terminal" => "no right terminal",
         "without_wrong_terminal" => "no usable wrong terminal",

@@ -13,6 +13,7 @@ mod set;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
@@ -35,7 +36,8 @@ const MAX_DRAWS: usize = 8;
 pub struct LinearizeConfig {
     /// With backtracks, or the control without.
     pub style: Style,
-    /// Backtracks asked for, cycled over the traces; a tree with fewer wrong answers gives fewer. Not empty.
+    /// Backtracks asked for, cycled over the traces of a problem from a place that its id decides; a tree with fewer wrong
+    /// answers gives fewer. Not empty.
     pub num_backtracks: Vec<usize>,
     /// Traces of each tree, at least 1; ASTRO: 4.
     pub traces_per_problem: usize,
@@ -152,6 +154,8 @@ pub struct Terminals {
     pub num_unsound: usize,
     /// Right terminals that the votes of `astro.self_eval` leave out.
     pub num_voted_down: usize,
+    /// Right terminals that nobody voted on, where votes are required.
+    pub num_without_votes: usize,
     /// Right terminals whose solution alone is too long.
     pub num_too_long: usize,
 }
@@ -164,7 +168,10 @@ impl Terminals {
         for node in tree.nodes.iter().filter(|node| node.terminal) {
             if node.correct == Some(true) {
                 let path = merge_sequences(tree, &[node.id], config.return_to);
-                if !is_voted_for(tree, node.id, config) {
+                let is_good = opinion(tree, node.id, config);
+                if config.self_eval == SelfEvalUse::Require && is_good.is_none() {
+                    terminals.num_without_votes += 1;
+                } else if config.self_eval != SelfEvalUse::Ignore && is_good == Some(false) {
                     terminals.num_voted_down += 1;
                 } else if config.max_length.is_some_and(|most| measured.length(&path) > most) {
                     terminals.num_too_long += 1;
@@ -186,6 +193,7 @@ impl Terminals {
             (false, false) => None,
             (true, _) if self.num_too_long > 0 => Some("solutions_too_long"),
             (true, _) if self.num_voted_down > 0 => Some("without_self_evaluated"),
+            (true, _) if self.num_without_votes > 0 => Some("without_votes"),
             (true, true) => Some("without_usable_terminals"),
             (true, false) => Some("without_correct_terminal"),
             (false, true) => Some("without_wrong_terminal"),
@@ -193,17 +201,13 @@ impl Terminals {
     }
 }
 
-fn is_voted_for(tree: &Tree, node: usize, config: &LinearizeConfig) -> bool {
-    let votes = tree.nodes[node].self_eval;
-    let is_good = votes.map(|votes| match config.min_agree {
+/// Returns whether the votes call a right terminal a good one; none: there are no votes.
+fn opinion(tree: &Tree, node: usize, config: &LinearizeConfig) -> Option<bool> {
+    let votes = tree.nodes[node].self_eval?;
+    Some(match config.min_agree {
         Some(least) => votes.agree >= least,
         None => votes.good,
-    });
-    match config.self_eval {
-        SelfEvalUse::Ignore => true,
-        SelfEvalUse::IfPresent => is_good.unwrap_or(true),
-        SelfEvalUse::Require => is_good.unwrap_or(false),
-    }
+    })
 }
 
 fn is_honest(tree: &Tree, node: usize) -> bool {
@@ -233,18 +237,20 @@ pub fn defect(tree: &Tree) -> Option<&'static str> {
     None
 }
 
-/// Makes the searching traces of a tree whose `terminals` are of both sorts; `tree_idx` is its place among all.
-pub fn search_traces(
-    measured: Measured<'_>,
-    terminals: &Terminals,
-    tree_idx: usize,
-    config: &LinearizeConfig,
-) -> TreeTraces {
+/// Makes the searching traces of a tree whose `terminals` are of both sorts.
+///
+/// What is drawn depends on the seed, the problem's id and the tree alone, so that neither other trees nor the way in which
+/// they are spread over files change it. So does where the cycle of `num_backtracks` begins: the places of the trees in a
+/// file would tell traces apart that have nothing to do with each other.
+pub fn search_traces(measured: Measured<'_>, terminals: &Terminals, config: &LinearizeConfig) -> TreeTraces {
     let tree = measured.tree;
+    // As if the tree had this place among many: where a tree's traces are whole cycles, each begins with the first number.
+    let place: u32 = stream(config.seed, &format!("place {}", tree.problem.id), 0).random();
     let mut made = TreeTraces::default();
     let mut seen = BTreeSet::new();
     for idx in 0..config.traces_per_problem {
-        let at = (tree_idx * config.traces_per_problem + idx) % config.num_backtracks.len();
+        let num_before = (place as usize).wrapping_mul(config.traces_per_problem);
+        let at = num_before.wrapping_add(idx) % config.num_backtracks.len();
         let wanted = config.num_backtracks[at];
         let mut rng = stream(config.seed, &format!("trace {}", tree.problem.id), idx as u64);
         let mut reason = dropped::DUPLICATE;

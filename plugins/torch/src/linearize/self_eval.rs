@@ -11,6 +11,7 @@ use crate::formats::{SelfEval, Tree};
 use crate::prompts::fill;
 use crate::search::steps_to;
 use crate::verify::join_steps;
+use crate::verify::math::without_thought;
 
 /// The built-in prompt.
 pub const PROMPT: &str = include_str!("../../prompts/self_eval.txt");
@@ -31,13 +32,19 @@ pub fn question(prompt: &str, tree: &Tree, terminal: usize) -> String {
 }
 
 /// Reads a vote: what follows the last `Verdict:`, or a reply that is nothing but a verdict; `None` where there is neither.
-pub fn vote(reply: &str) -> Option<bool> {
+/// A reply that was cut off has voted where it ends with its verdict: what it weighs on the way is not its last word.
+pub fn vote(reply: &str, is_cut_off: bool) -> Option<bool> {
     static MARKED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\bverdict\W*(?:is\W+)?(\w+)"));
     static ALONE: LazyLock<Regex> = LazyLock::new(|| regex(r"^\W*(\w+)\W*$"));
-    // What a model thinks before its answer is no vote.
-    let reply = reply.rsplit_once("</think>").map_or(reply, |(_, after)| after);
-    let word = MARKED.captures_iter(reply).last().or_else(|| ALONE.captures(reply))?;
-    match word[1].to_lowercase().as_str() {
+    // What a model thinks before its answer is no vote, and one that never stops thinking has none.
+    let reply = without_thought(reply)?;
+    let word = (MARKED.captures_iter(&reply).last())
+        .or_else(|| ALONE.captures(&reply))?
+        .get(1)?;
+    if is_cut_off && reply[word.end()..].contains(char::is_alphanumeric) {
+        return None;
+    }
+    match word.as_str().to_lowercase().as_str() {
         "1" | "yes" | "true" | "correct" | "good" => Some(true),
         "0" | "no" | "false" | "incorrect" | "wrong" | "not" | "bad" => Some(false),
         _ => None,
@@ -75,12 +82,28 @@ mod tests {
             (" 1 ", Some(true)),
             ("\"No.\"", Some(false)),
             ("<think>Verdict: 1</think> 0", Some(false)),
+            ("Verdict: 1, I think.</think>\nVerdict: 0", Some(false)),
+            ("<think>Verdict: 1 would be hasty", None),
+            ("<think>a</think> <think>Verdict: 1", None),
             ("1 of 3 steps is wrong", None),
             ("Verdict: maybe", None),
             ("The verdict", None),
             ("", None),
         ] {
-            assert_eq!(vote(reply), expected, "{reply:?}");
+            assert_eq!(vote(reply, false), expected, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_was_cut_off_votes_where_it_ends_with_its_verdict() {
+        for (reply, expected) in [
+            ("Step 2 is fine.\nVerdict: 1", Some(true)),
+            ("**Verdict: 0**", Some(false)),
+            ("1", Some(true)),
+            ("Verdict: 1 would need step 3 to follow, but", None),
+            ("Step 2 is", None),
+        ] {
+            assert_eq!(vote(reply, true), expected, "{reply:?}");
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::seq::SliceRandom;
+use rand::Rng;
 
 use super::card::{Card, Group, SourceCounts};
 use super::{
@@ -98,18 +98,22 @@ pub fn linearize_all(
         let terminals = Terminals::of(measured, config);
         card.num_unsound_terminals += terminals.num_unsound;
         card.num_voted_down += terminals.num_voted_down;
+        card.num_without_votes += terminals.num_without_votes;
         card.num_too_long_terminals += terminals.num_too_long;
-        let is_repeated = config.dedupe && !questions.insert(squeezed(&tree.problem.problem).to_lowercase());
-        let objection = if is_repeated {
-            Some("repeated_problem")
-        } else {
-            terminals.objection()
+        let question = squeezed(&tree.problem.problem).to_lowercase();
+        let objection = match config.dedupe && questions.contains(&question) {
+            true => Some("repeated_problem"),
+            false => terminals.objection(),
         };
         if let Some(reason) = objection {
             *card.dropped.entry(reason.to_owned()).or_default() += 1;
             continue;
         }
-        let made = search_traces(measured, &terminals, tree_idx, config);
+        let made = search_traces(measured, &terminals, config);
+        // A tree that gives nothing must not stand in the way of the next one of its question.
+        if made.traces.len() >= config.min_traces_per_problem.max(1) {
+            questions.insert(question);
+        }
         card.num_asked += config.traces_per_problem;
         used.push(Used {
             tree_idx,
@@ -204,22 +208,28 @@ fn check(sources: &[Source], trees: &[Sourced]) -> Result<()> {
 /// Leaves as many traces with each number of backtracks that was asked for.
 ///
 /// A trace with a number that was not asked for, because it was capped or shortened, counts for the next lower one that
-/// was; which ones stay is drawn.
+/// was, and for the lowest where there is none. Which ones stay is drawn, each trace's lot by its problem's id, so that
+/// another order of the trees keeps the same ones.
 fn even_out(used: &mut [Used], config: &LinearizeConfig) {
     let mut asked = config.num_backtracks.clone();
     asked.sort_unstable();
-    let group_of = |k: usize| asked.iter().rev().find(|&&asked| asked <= k).copied().unwrap_or(0);
-    let mut groups: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    let lower = |k: usize| asked.iter().rev().find(|&&asked| asked <= k);
+    let group_of = |k: usize| lower(k).or(asked.first()).copied().unwrap_or(k);
+    let mut groups: BTreeMap<usize, Vec<(u64, usize, usize)>> = BTreeMap::new();
     for (used_idx, tree) in used.iter().enumerate() {
         for (trace_idx, trace) in tree.made.traces.iter().enumerate() {
-            groups.entry(group_of(trace.k)).or_default().push((used_idx, trace_idx));
+            let purpose = format!("even backtracks {}", trace.problem.id);
+            let lot = stream(config.seed, &purpose, trace_idx as u64).random();
+            let group = groups.entry(group_of(trace.k)).or_default();
+            group.push((lot, used_idx, trace_idx));
         }
     }
     let target = groups.values().map(Vec::len).min().unwrap_or(0);
     let mut left: BTreeSet<(usize, usize)> = BTreeSet::new();
-    for (k, mut members) in groups {
-        members.shuffle(&mut stream(config.seed, "even backtracks", k as u64));
-        left.extend(members.into_iter().take(target));
+    for mut members in groups.into_values() {
+        members.sort_unstable();
+        let kept = members.into_iter().take(target);
+        left.extend(kept.map(|(_, used_idx, trace_idx)| (used_idx, trace_idx)));
     }
     for (used_idx, tree) in used.iter_mut().enumerate() {
         let traces = std::mem::take(&mut tree.made.traces);

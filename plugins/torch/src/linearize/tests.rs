@@ -46,7 +46,7 @@ fn terminals_of(tree: &Tree, config: &LinearizeConfig) -> Terminals {
 }
 
 /// The searching traces of one tree; none where its terminals are of one sort.
-pub(crate) fn traces_of(tree: &Tree, tree_idx: usize, config: &LinearizeConfig) -> TreeTraces {
+pub(crate) fn traces_of(tree: &Tree, config: &LinearizeConfig) -> TreeTraces {
     let lengths = lengths(tree);
     let measured = Measured {
         tree,
@@ -55,7 +55,7 @@ pub(crate) fn traces_of(tree: &Tree, tree_idx: usize, config: &LinearizeConfig) 
     let terminals = Terminals::of(measured, config);
     match terminals.objection() {
         Some(_) => TreeTraces::default(),
-        None => search_traces(measured, &terminals, tree_idx, config),
+        None => search_traces(measured, &terminals, config),
     }
 }
 
@@ -213,11 +213,10 @@ fn wrong_answers_are_different_or_wrong_attempts_are() {
         traces_per_problem: 2,
         ..config()
     };
-    let made = traces_of(&tree, 0, &config);
+    let made = traces_of(&tree, &config);
     assert_eq!((made.num_capped, made.traces[0].k), (2, 2));
     let made = traces_of(
         &tree,
-        0,
         &LinearizeConfig {
             distinct: Distinct::Attempt,
             ..config
@@ -247,7 +246,7 @@ fn promising_attempts_come_first_when_asked_for() {
 fn the_control_has_as_many_examples_and_tells_which_repeat() {
     let tree = small_tree();
     let terminals = terminals_of(&tree, &config());
-    let search = traces_of(&tree, 0, &config());
+    let search = traces_of(&tree, &config());
     let direct = direct_traces(&tree, &terminals, search.traces.len(), &config());
     assert_eq!(
         (search.traces.len(), direct.traces.len(), direct.num_resampled),
@@ -262,23 +261,23 @@ fn the_control_has_as_many_examples_and_tells_which_repeat() {
 }
 
 #[test]
-fn the_mix_goes_on_from_tree_to_tree() {
-    let tree = small_tree();
-    let config = LinearizeConfig {
-        traces_per_problem: 3,
-        ..config()
+fn the_mix_goes_on_from_a_place_that_the_problem_decides() {
+    let ks = |id: usize, traces_per_problem| {
+        let config = LinearizeConfig {
+            traces_per_problem,
+            ..config()
+        };
+        let made = traces_of(&named(small_tree(), &id.to_string()), &config);
+        made.traces.iter().map(|trace| trace.k).collect::<Vec<_>>()
     };
-    let ks = |idx| {
-        traces_of(&tree, idx, &config)
-            .traces
-            .iter()
-            .map(|trace| trace.k)
-            .collect::<Vec<_>>()
-    };
+    // Whole cycles begin with the first number; of three traces each, all four beginnings occur, about equally often.
+    assert_eq!(ks(0, 4), [0, 1, 1, 2]);
+    let begun = tally((0..400).map(|id| ks(id, 3)));
     assert_eq!(
-        [ks(0), ks(1), ks(2), ks(3)],
-        [[0, 1, 1], [2, 0, 1], [1, 2, 0], [1, 1, 2]]
+        begun.keys().cloned().collect::<Vec<_>>(),
+        [[0, 1, 1], [1, 1, 2], [1, 2, 0], [2, 0, 1]]
     );
+    assert!(begun.values().all(|count| (70..130).contains(count)), "{begun:?}");
 }
 
 #[test]
@@ -372,6 +371,45 @@ fn right_terminals_that_were_voted_down_are_not_used() {
         (terminals.num_voted_down, terminals.objection()),
         (2, Some("without_self_evaluated"))
     );
+    // Whom nobody voted on was not voted down.
+    let required = LinearizeConfig {
+        self_eval: SelfEvalUse::Require,
+        ..config()
+    };
+    tree.nodes[5].self_eval = None;
+    let terminals = terminals_of(&tree, &required);
+    assert_eq!((terminals.num_voted_down, terminals.num_without_votes), (1, 1));
+    let terminals = terminals_of(&small_tree(), &required);
+    assert_eq!(
+        (terminals.num_voted_down, terminals.objection()),
+        (0, Some("without_votes"))
+    );
+}
+
+#[test]
+fn without_traces_the_advice_is_about_the_reason() {
+    let advice = |tree: Tree, change: &dyn Fn(&mut LinearizeConfig)| {
+        let mut config = config();
+        change(&mut config);
+        let (traces, card) = linearize_set(&[tree], &config).unwrap();
+        assert!(traces.is_empty());
+        card.advice().unwrap()
+    };
+    let text = advice(small_tree(), &|config| config.self_eval = SelfEvalUse::Require);
+    assert!(text.contains("nobody voted") && text.contains("if_present"), "{text}");
+    let text = advice(small_tree(), &|config| config.max_length = Some(5));
+    assert!(text.contains("max_length"), "{text}");
+    let text = advice(small_tree(), &|config| {
+        (config.max_length, config.num_backtracks) = (Some(20), vec![2]);
+    });
+    assert!(text.contains("too_long: shorten"), "{text}");
+    let mut voted_down = small_tree();
+    for id in [5, 8] {
+        voted_down.nodes[id].self_eval = votes(8, 0);
+    }
+    assert!(advice(voted_down, &|_| ()).contains("min_agree"));
+    assert!(advice(math_tree(&[(0, Some(1))]), &|_| ()).contains("usable wrong"));
+    assert!(advice(math_tree(&[(0, Some(2))]), &|_| ()).contains("a right terminal"));
 }
 
 #[test]
@@ -437,6 +475,27 @@ fn a_problem_in_other_words_is_new_and_the_same_words_are_not() {
     )
     .unwrap();
     assert_eq!(card.num_used, 3);
+    // A tree that gives nothing does not stand in the way of the next one.
+    let mut trees = trees;
+    trees[0].nodes.truncate(3);
+    let (traces, card) = linearize_set(&trees, &config()).unwrap();
+    assert_eq!((card.num_used, card.dropped["without_correct_terminal"]), (2, 1));
+    assert!(traces.iter().any(|trace| trace.problem.id == "b"), "{:?}", card.dropped);
+}
+
+#[test]
+fn fewer_backtracks_than_any_number_asked_for_cost_no_other_traces() {
+    // Nine trees with two different wrong answers, and one with one.
+    let mut trees: Vec<Tree> = (0..9).map(|idx| named(small_tree(), &idx.to_string())).collect();
+    trees.push(named(math_tree(&[(0, Some(2)), (0, Some(1))]), "poor"));
+    let even = |num_backtracks| LinearizeConfig {
+        num_backtracks,
+        even_backtracks: true,
+        ..config()
+    };
+    let (traces, card) = linearize_set(&trees, &even(vec![2])).unwrap();
+    assert_eq!((traces.len(), card.num_backtracks[&1]), (card.num_asked - 3, 1));
+    assert!(!card.dropped_traces.contains_key(dropped::EVEN_BACKTRACKS));
 }
 
 #[test]
@@ -455,11 +514,10 @@ fn traces_of_the_same_words_are_one() {
         num_backtracks: vec![1],
         ..config()
     };
-    let made = traces_of(&tree, 0, &config);
+    let made = traces_of(&tree, &config);
     assert_eq!((made.traces.len(), made.dropped[dropped::DUPLICATE]), (1, 3));
     let made = traces_of(
         &tree,
-        0,
         &LinearizeConfig {
             dedupe: false,
             ..config
@@ -568,7 +626,7 @@ fn what_can_not_be_asked_for_is_said() {
 }
 
 fn any_config() -> impl Strategy<Value = LinearizeConfig> {
-    let mixes = prop::collection::vec(0usize..5, 1..5);
+    let mixes = prop_oneof![3 => prop::collection::vec(0usize..5, 1..5), 1 => Just(vec![2])];
     let wrongs = vec![WrongChoice::Uniform, WrongChoice::HighestQ, WrongChoice::LowestQ];
     let evals = vec![SelfEvalUse::IfPresent, SelfEvalUse::Require, SelfEvalUse::Ignore];
     let balance = (1usize..6).prop_flat_map(|most| (Just(most), 0..=most, any::<bool>()));
@@ -706,9 +764,12 @@ proptest! {
             prop_assert!((config.min_traces_per_problem.max(1)..=config.traces_per_problem).contains(count));
         }
         if config.even_backtracks && config.min_traces_per_problem <= 1 {
-            let group = |k: usize| config.num_backtracks.iter().filter(|&&asked| asked <= k).max().copied().unwrap_or(0);
+            let asked: BTreeSet<usize> = config.num_backtracks.iter().copied().collect();
+            let group = |k: usize| asked.range(..=k).next_back().or(asked.first()).copied();
             let counts: BTreeSet<usize> = tally(traces.iter().map(|trace| group(trace.k))).into_values().collect();
             prop_assert!(counts.len() <= 1, "uneven: {counts:?}");
+            let is_uneven = card.dropped_traces.contains_key(dropped::EVEN_BACKTRACKS);
+            prop_assert!(asked.len() > 1 || !is_uneven, "one number has as many as it has");
         }
         prop_assert_eq!(card.num_trees, card.num_used + card.dropped.values().sum::<usize>());
         prop_assert_eq!(card.num_asked, traces.len() + card.dropped_traces.values().sum::<usize>());
@@ -725,6 +786,32 @@ proptest! {
         }
     }
 
+    /// A problem's traces are its own: neither the order of the trees nor those beside it matter.
+    #[test]
+    fn other_trees_change_nothing(
+        trees in prop::collection::vec(any_judged_tree(), 2..6),
+        config in any_config(),
+        to_direct in any::<bool>(),
+    ) {
+        let style = if to_direct { Style::Direct } else { Style::Search };
+        let config = LinearizeConfig { style, even_backtracks: false, ..config };
+        let trees: Vec<Tree> = trees.into_iter().enumerate().map(|(idx, tree)| named(tree, &idx.to_string())).collect();
+        let (all, _) = linearize_set(&trees, &config).expect("whole trees");
+        let reversed: Vec<Tree> = trees.iter().rev().cloned().collect();
+        let (mut turned, _) = linearize_set(&reversed, &config).expect("whole trees");
+        turned.sort_by_key(|trace| trace.problem.id.clone());
+        prop_assert_eq!(&turned, &all);
+        let (shard, _) = linearize_set(&trees[1..], &config).expect("whole trees");
+        let left: Vec<Trace> = all.into_iter().filter(|trace| trace.problem.id != "0").collect();
+        prop_assert_eq!(shard, left);
+        // Evened out, the same traces stay in any order.
+        let even = LinearizeConfig { even_backtracks: true, ..config };
+        let (all, _) = linearize_set(&trees, &even).expect("whole trees");
+        let (mut turned, _) = linearize_set(&reversed, &even).expect("whole trees");
+        turned.sort_by_key(|trace| trace.problem.id.clone());
+        prop_assert_eq!(turned, all);
+    }
+
     /// Where a tree has the wrong answers and there is room, a trace has the backtracks that were asked for.
     #[test]
     fn a_trace_has_as_many_backtracks_as_were_asked_for(
@@ -738,7 +825,7 @@ proptest! {
         let terminals = terminals_of(&tree, &config);
         prop_assume!(terminals.objection().is_none());
         let possible = num_distinct(&tree, &terminals.wrong, Distinct::Answer);
-        let made = traces_of(&tree, 0, &config);
+        let made = traces_of(&tree, &config);
         prop_assert!(!made.traces.is_empty());
         for trace in &made.traces {
             prop_assert_eq!(trace.k, wanted.min(possible));

@@ -13,7 +13,9 @@ use super::plan::Part;
 use super::{RewriteConfig, template};
 use crate::formats::{Trace, TraceNode, VerifierName};
 use crate::verify::math::end_of_last_box;
-use crate::verify::{count_backtracks, paragraphs, same_answer, squeezed, stated_answer, verify_with};
+use crate::verify::{
+    BacktrackPatterns, Wording, count_backtracks, paragraphs, same_answer, squeezed, stated_answer, verify_with,
+};
 
 /// Of the numbers of a step that are neither results nor answers, so many must survive: prose may say "half" or "squared".
 const MIN_NUMBERS_KEPT: f64 = 0.7;
@@ -28,11 +30,15 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the built-in pattern is a regular expression")
 }
 
-/// Returns why the claims of a whole text are not those of its trace: the verdict, and the number of returns.
+/// Returns why the claims of a whole text are not those of its trace: the verdict, the number of boxes, and that of returns.
 pub fn claims_objection(trace: &Trace, config: &RewriteConfig, text: &str) -> Option<String> {
     let verdict = verify_with(&trace.problem, text, &config.wording);
     if let Some(failure) = verdict.failure {
         return Some(format!("not_verified: {failure}"));
+    }
+    let num_boxes = count_boxes(text);
+    if trace.problem.verifier == VerifierName::Math && num_boxes > 1 {
+        return Some(format!("boxes: {num_boxes} in the text"));
     }
     let counted = count_backtracks(text, &config.patterns);
     (counted != trace.k).then(|| format!("backtracks: {counted} in the text, {} in the trace", trace.k))
@@ -55,10 +61,6 @@ pub fn order_objection(trace: &Trace, config: &RewriteConfig, parts: &[Part], te
     }
     if repeats(&paragraphs) {
         return Some("repeated_paragraph".to_owned());
-    }
-    let num_boxes = count_boxes(text);
-    if trace.problem.verifier == VerifierName::Math && num_boxes > 1 {
-        return Some(format!("boxes: {num_boxes} in the text"));
     }
     for (part, paragraph) in parts.iter().zip(paragraphs) {
         let objection = match part {
@@ -94,7 +96,8 @@ pub fn step_objection(trace: &Trace, config: &RewriteConfig, node: &TraceNode, t
     if paragraphs(text).len() != 1 {
         return Some("several_paragraphs");
     }
-    if reflects(config, text) && !reflects(config, &node.text) {
+    let reflects = |text: &str| reflects(&config.wording, &config.patterns, text);
+    if reflects(text) && !reflects(&node.text) {
         return Some("unasked_reflection");
     }
     let is_right = node.terminal && node.correct == Some(true);
@@ -151,11 +154,10 @@ pub fn return_objection(config: &RewriteConfig, sentence: &str, at_root: bool, n
 }
 
 /// Returns whether a text reflects, judges or returns.
-fn reflects(config: &RewriteConfig, text: &str) -> bool {
+pub fn reflects(wording: &Wording, patterns: &BacktrackPatterns, text: &str) -> bool {
     static DOUBT: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:but wait|hmm+)\b"));
-    let wording = &config.wording;
     let sentences = [&wording.reflection, &wording.negative, &wording.positive];
-    config.patterns.matches(text) || DOUBT.is_match(text) || sentences.iter().any(|sentence| text.contains(*sentence))
+    patterns.matches(text) || DOUBT.is_match(text) || sentences.iter().any(|sentence| text.contains(*sentence))
 }
 
 fn stated_by_box(node: &TraceNode) -> bool {
@@ -167,15 +169,26 @@ pub fn count_boxes(text: &str) -> usize {
     text.matches("\\boxed").count() + text.matches("\\fbox").count()
 }
 
+/// Where the last box is: its start, the length of its name, and its end.
+fn last_box(text: &str) -> Option<(usize, usize, usize)> {
+    let end = end_of_last_box(text)?;
+    let names = ["\\boxed", "\\fbox"];
+    let starts = (names.iter()).filter_map(|name| Some((text[..end].rfind(name)?, name.len(), end)));
+    starts.max()
+}
+
+/// Returns the text whose last box alone is one.
+pub fn boxed_once(text: &str) -> String {
+    match last_box(text) {
+        Some((start, ..)) => unboxed(&text[..start]) + &text[start..],
+        None => text.to_owned(),
+    }
+}
+
 /// Returns the text with the content of boxes in their place.
 pub fn unboxed(text: &str) -> String {
     let mut text = text.to_owned();
-    while let Some(end) = end_of_last_box(&text) {
-        let start = ["\\boxed", "\\fbox"]
-            .iter()
-            .filter_map(|name| Some((text[..end].rfind(name)?, name.len())))
-            .max();
-        let Some((start, name_len)) = start else { break };
+    while let Some((start, name_len, end)) = last_box(&text) {
         let framed = text[start + name_len..end].trim();
         let content = framed
             .strip_prefix('{')
@@ -187,7 +200,7 @@ pub fn unboxed(text: &str) -> String {
 }
 
 /// Returns whether an answer is somewhere in a text.
-fn mentions(text: &str, answer: &str) -> bool {
+pub fn mentions(text: &str, answer: &str) -> bool {
     match value(answer.trim_start_matches('-')) {
         Some(number) => numbers(text).contains(&number),
         None => bare(text).contains(&bare(answer)),
@@ -297,6 +310,7 @@ mod tests {
             "one that is never closed stays"
         );
         assert_eq!(unboxed("\\fbox{\\boxed{7}}"), "7");
+        assert_eq!(boxed_once("$\\boxed{1}$ and \\boxed{2}."), "$1$ and \\boxed{2}.");
         assert_eq!(unboxed("nothing"), "nothing");
     }
 

@@ -12,6 +12,8 @@ pub mod model;
 pub mod plan;
 pub mod template;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::formats::{Chat, Message, Style, Trace};
@@ -111,6 +113,19 @@ impl From<Result<Chat, Reject>> for Written {
             },
         }
     }
+}
+
+/// Names what is drawn for each trace, by its problem and its place among the traces of that: what other problems there are
+/// changes nothing.
+pub fn purposes(traces: &[Trace]) -> Vec<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut purposes = Vec::new();
+    for Trace { problem, k, .. } in traces {
+        let count = counts.entry(&problem.id).or_default();
+        *count += 1;
+        purposes.push(format!("rewrite {}, {k}, {count}", problem.id));
+    }
+    purposes
 }
 
 fn chat(trace: &Trace, text: String) -> Chat {

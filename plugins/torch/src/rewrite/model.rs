@@ -15,11 +15,12 @@ use serde::Deserialize;
 use super::card::Asked;
 use super::check::{claims_objection, order_objection, return_objection, step_objection, unboxed};
 use super::plan::{Part, plan};
-use super::{MaxLength, Reject, RewriteConfig, Writer, Written, chat, template};
+use super::{MaxLength, Reject, RewriteConfig, Writer, Written, chat, purposes, template};
 use crate::formats::{Trace, TraceNode, VerifierName};
 use crate::policy::{Completion, Finish, Request};
 use crate::prompts::{PromptError, PromptFile, fill};
 use crate::random::stream;
+use crate::verify::math::without_thought;
 
 /// The built-in prompts.
 const PROMPTS: &str = include_str!("../../prompts/rewrite.txt");
@@ -92,6 +93,8 @@ pub struct ModelConfig {
 /// A trace that is being written.
 struct Draft<'a> {
     trace: &'a Trace,
+    /// Of its random numbers.
+    name: String,
     config: &'a RewriteConfig,
     parts: Vec<Part>,
     /// Of the first parts.
@@ -118,12 +121,13 @@ impl<'a> Writing<'a> {
         config_of: &dyn Fn(VerifierName) -> &'a RewriteConfig,
         max_length: MaxLength<'a>,
     ) -> Self {
-        let draft = |(idx, trace): (usize, &'a Trace)| {
+        let draft = |(name, trace): (String, &'a Trace)| {
             let rewriting = config_of(trace.problem.verifier);
-            let planned = plan(trace, rewriting, &mut stream(config.seed, "rewrite", idx as u64));
+            let planned = plan(trace, rewriting, &mut stream(config.seed, &name, 0));
             let broken = || Written::from(Err(Reject::new(trace, "broken_trace".to_owned(), String::new())));
             Draft {
                 trace,
+                name,
                 config: rewriting,
                 end: planned.is_none().then(broken),
                 parts: planned.unwrap_or_default(),
@@ -132,7 +136,7 @@ impl<'a> Writing<'a> {
                 is_mixed: false,
             }
         };
-        let mut drafts: Vec<Draft<'_>> = traces.iter().enumerate().map(draft).collect();
+        let mut drafts: Vec<Draft<'_>> = purposes(traces).into_iter().zip(traces).map(draft).collect();
         for draft in &mut drafts {
             draft.advance(config, max_length);
         }
@@ -156,9 +160,9 @@ impl<'a> Writing<'a> {
 
     /// Returns what is to be asked now; empty when all is written.
     pub fn requests(&self) -> Vec<Request> {
-        let open = self.drafts.iter().enumerate().filter(|(_, draft)| draft.end.is_none());
-        open.map(|(idx, draft)| {
-            let purpose = format!("rewrite {idx}, part {}", draft.written.len());
+        let open = self.drafts.iter().filter(|draft| draft.end.is_none());
+        open.map(|draft| {
+            let purpose = format!("{}, part {}", draft.name, draft.written.len());
             let mut rng = stream(self.config.seed, &purpose, draft.num_failed as u64);
             Request {
                 prompt: draft.prompt(&self.config.prompts),
@@ -325,12 +329,8 @@ impl Draft<'_> {
         let part = &self.parts[self.written.len()];
         if fallback == Fallback::Step {
             let mut paragraph = template::paragraph(self.trace, self.config, part);
-            if let Part::Step { visit_idx } = part {
-                let node = &self.trace.nodes[*visit_idx];
+            if let Part::Step { .. } = part {
                 paragraph = in_one(&paragraph, &self.config.wording.separator);
-                if self.trace.problem.verifier == VerifierName::Math && node.correct != Some(true) {
-                    paragraph = unboxed(&paragraph);
-                }
             }
             self.written.push(paragraph);
             self.num_failed = 0;
@@ -403,7 +403,8 @@ fn stripped(answer: &str) -> String {
         Regex::new(r"^(?i)\**(?:paragraph|sentence|rewritten step|rewritten paragraph|output|answer)\s*:\**\s*")
             .expect("the built-in pattern is a regular expression")
     });
-    let text = answer.rsplit_once("</think>").map_or(answer, |(_, after)| after);
+    // Nothing is left of an answer that never stops thinking.
+    let text = without_thought(answer).unwrap_or_default();
     let end = STOPS
         .iter()
         .filter_map(|stop| text.find(stop))

@@ -2,11 +2,11 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use super::check::{claims_objection, repeats};
+use super::check::{boxed_once, claims_objection, count_boxes, repeats, unboxed};
 use super::plan::{Part, plan};
 use super::{MaxLength, Reject, RewriteConfig, chat};
-use crate::formats::{Chat, Trace};
-use crate::verify::paragraphs;
+use crate::formats::{Chat, Trace, TraceNode, VerifierName};
+use crate::verify::{paragraphs, same_answer, stated_answer};
 
 /// Writes a trace as a conversation of one question and one solution, and reads it back with the verifier.
 ///
@@ -40,10 +40,31 @@ pub fn write(trace: &Trace, config: &RewriteConfig, max_length: MaxLength<'_>, p
     }
 }
 
+/// Writes a step. Of a math text the right answer alone is boxed, and once: a box is what a reader, and a verifier, takes for
+/// the final answer. A wrong one stays where it was, and is said where it could not be read without its box: it is what
+/// the text answers before its first return.
+fn step(trace: &Trace, node: &TraceNode) -> String {
+    let text = node.text.trim();
+    if trace.problem.verifier != VerifierName::Math || count_boxes(text) == 0 {
+        return text.to_owned();
+    }
+    if node.correct == Some(true) {
+        return boxed_once(text);
+    }
+    let text = unboxed(text);
+    let Some(answer) = node.answer.as_deref().filter(|_| node.terminal) else {
+        return text;
+    };
+    match stated_answer(VerifierName::Math, &text) {
+        Some(stated) if same_answer(VerifierName::Math, &stated, answer) => text,
+        _ => format!("{text}\nThe answer is {answer}."),
+    }
+}
+
 /// Writes one part.
 pub fn paragraph(trace: &Trace, config: &RewriteConfig, part: &Part) -> String {
     match part {
-        Part::Step { visit_idx } => trace.nodes[*visit_idx].text.trim().to_owned(),
+        Part::Step { visit_idx } => step(trace, &trace.nodes[*visit_idx]),
         Part::Return { to_idx, state } => config.wording.backtrack(state, to_idx.is_none()),
         Part::Approval => config.wording.approval(),
     }

@@ -8,6 +8,7 @@ use crate::formats::{Tree, VerifierName};
 use crate::linearize::tests::{any_tree, config as linearize_config, small_tree, traces_of};
 use crate::linearize::{LinearizeConfig, ReturnTo, merge_sequences};
 use crate::random::stream;
+use crate::verify::{same_answer, stated_answer, text_before_backtrack};
 
 pub(super) fn config(verifier: VerifierName) -> RewriteConfig {
     let wording = Wording::of(verifier);
@@ -102,6 +103,38 @@ fn a_math_trace_names_the_step_it_returns_to() {
 }
 
 #[test]
+fn the_right_answer_alone_is_boxed() {
+    let mut tree = small_tree();
+    tree.nodes[2].text = "So it is $\\boxed{5}$, of 3 kinds.".into();
+    tree.nodes[4].text = "We get $\\boxed{6}$.".into();
+    tree.nodes[5].text = "We get \\boxed{1}, so the answer is \\boxed{1}.".into();
+    let config = config(VerifierName::Math);
+    let chat = rewrite(&trace(&tree, &[2, 4, 5]), &config, &mut stream(0, "", 0)).unwrap();
+    let paragraphs: Vec<&str> = chat.messages[1].content.split("\n\n").collect();
+    // Without its box the answer would be taken for 3.
+    assert_eq!(paragraphs[1], "So it is $5$, of 3 kinds.\nThe answer is 5.");
+    assert_eq!(paragraphs[4], "We get $6$.");
+    assert_eq!(paragraphs[6], "We get 1, so the answer is \\boxed{1}.");
+    tree.nodes[5].text = "It is \\fbox{\\boxed{1}}.".into();
+    let reject = rewrite(&trace(&tree, &[5]), &config, &mut stream(0, "", 0)).unwrap_err();
+    assert_eq!(reject.reason, "boxes: 2 in the text");
+}
+
+#[test]
+fn what_is_drawn_for_a_trace_does_not_depend_on_other_problems() {
+    let of = |id: &str, visits: &[usize]| {
+        let mut trace = trace(&small_tree(), visits);
+        trace.problem.id = id.into();
+        trace
+    };
+    let traces = [of("a", &[5]), of("b", &[2, 5]), of("a", &[5]), of("b", &[5])];
+    let names = purposes(&traces);
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+    let own = [&traces[1], &traces[3]].map(Clone::clone);
+    assert_eq!(purposes(&own), [names[1].clone(), names[3].clone()]);
+}
+
+#[test]
 fn direct_solutions_are_the_steps_alone() {
     let direct = Trace {
         style: Style::Direct,
@@ -161,13 +194,19 @@ proptest! {
     /// Whatever the tree, a trace is written so that the verifier accepts it and counts its backtracks.
     #[test]
     fn every_trace_reads_back(tree in any_tree(), seed in any::<u64>(), positive_reflections in 0usize..3) {
-        let made = traces_of(&tree, 0, &LinearizeConfig { seed, ..linearize_config() });
+        let made = traces_of(&tree, &LinearizeConfig { seed, ..linearize_config() });
         let config = RewriteConfig { positive_reflections, ..config(VerifierName::Math) };
         for trace in &made.traces {
             let chat = rewrite(trace, &config, &mut stream(seed, "rewrite", 0));
             prop_assert!(chat.is_ok(), "{chat:?}");
-            let praise = chat.unwrap().messages[1].content.matches("seems to be correct").count();
+            let praise = chat.as_ref().unwrap().messages[1].content.matches("seems to be correct").count();
             prop_assert!((1..=1 + positive_reflections).contains(&praise));
+            let text = &chat.unwrap().messages[1].content;
+            prop_assert_eq!(text.matches("\\boxed").count(), 1, "{}", text);
+            // The first attempt's answer is still what the text says before it returns.
+            let first = trace.nodes.iter().find_map(|node| node.answer.as_deref()).expect("an answer");
+            let said = stated_answer(VerifierName::Math, text_before_backtrack(text));
+            prop_assert!(said.is_some_and(|said| same_answer(VerifierName::Math, &said, first)), "{}", text);
         }
     }
 }

@@ -305,7 +305,8 @@ fn sft_leaves_the_wrong_solutions_out_and_learns_the_rest() {
     });
     let sft = |data: PathBuf| {
         let inputs = [("model", Made::get().output("base.model")), ("data", data)];
-        let stage = Stage::new("astro.sft", params.clone(), &inputs, &["model", "metrics"]);
+        let outputs = ["model", "metrics", "checkpoints"];
+        let stage = Stage::new("astro.sft", params.clone(), &inputs, &outputs);
         stage.run().assert_done();
         stage
     };

@@ -481,3 +481,26 @@ fn prompts_are_for_a_model() {
     run(std::slice::from_ref(&traces)).assert_says("there is no model; connect the input policy");
     run(&[traces, ("policy", fixture("smollm-tied"))]).assert_says("prompts.txt: there is no part `=== go_back ===`");
 }
+
+#[test]
+fn prompts_for_critiques_need_a_model_and_all_their_places() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let prompt = dir.path().join("critic.txt");
+    std::fs::write(&prompt, "{problem} {solution}\nVerdict:\n").expect("a file");
+    let problem = json!({"version": 1, "id": "a", "problem": "2 + 3?", "answer": "5", "verifier": "math"});
+    let sample = json!({
+        "version": 1, "problem_id": "a", "sample_idx": 0, "prompt": "2 + 3?", "completion": "\\boxed{5}", "num_tokens": 1,
+        "answer": "5", "correct": true, "truncated": false, "num_backtracks": 0,
+    });
+    let problems = write_lines(&dir.path().join("problems.jsonl"), &[problem]);
+    let samples = write_lines(&dir.path().join("samples.jsonl"), &[sample]);
+    let run = |policy: &[(&str, PathBuf)]| {
+        let mut inputs = vec![("problems", problems.clone()), ("samples", samples.clone())];
+        inputs.extend_from_slice(policy);
+        let ended = Stage::new("astro.spoc", json!({"prompt": prompt}), &inputs, &["chats", "card"]).run();
+        assert!(!ended.status.success());
+        ended
+    };
+    run(&[]).assert_says("there is no model; connect the input policy");
+    run(&[("policy", fixture("smollm-tied"))]).assert_says("critic.txt: the prompt \"prompt\" lacks {reference}");
+}

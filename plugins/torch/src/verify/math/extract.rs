@@ -84,7 +84,7 @@ pub fn end_of_last_box(text: &str) -> Option<usize> {
 }
 
 /// Removes `<think>` parts; `None` if the text never stops thinking.
-pub(super) fn without_thought(text: &str) -> Option<String> {
+pub fn without_thought(text: &str) -> Option<String> {
     let mut rest = text;
     let mut kept = String::new();
     while let Some((before, thought)) = rest.split_once("<think>") {

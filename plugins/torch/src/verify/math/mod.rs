@@ -29,7 +29,7 @@ use std::borrow::Cow;
 
 use super::{BacktrackPatterns, Verdict, count_backtracks, failure};
 pub use compare::{Comparison, compare, equal};
-pub use extract::{end_of_last_box, extract};
+pub use extract::{end_of_last_box, extract, without_thought};
 
 /// Words of a step's first sentence that name it where it has no heading.
 const MAX_NAME_WORDS: usize = 12;
