@@ -69,7 +69,7 @@ class HubTest(unittest.TestCase):
         )
         self.assertEqual(source.asked, [("openai/gsm8k", "main", "train", COMMIT)])
         expected = {"version": 1, "id": "gsm8k-main-train-000000", "problem": "1 + 1?\nBox it.", "answer": "1,002"}
-        self.assertEqual(problems, [{**expected, "verifier": "math", "level": 3}])
+        self.assertEqual(problems, [{**expected, "verifier": "math", "meta": {"level": 3}}])
         self.assertEqual(chats[0]["messages"][1]["content"], "1 + 1 = 2\n\nso\n\n#### 1,002\n\nThe answer is 1,002.")
 
     def test_configurations_are_joined_and_ids_stay_apart(self) -> None:
@@ -162,7 +162,7 @@ class HubTest(unittest.TestCase):
             return hub.loader()(str(self.folder / "set"), name=name, split=split, cache_dir=str(self.folder / "cache"))
 
         problems, _ = self.read(load, skip_unanswered=True, meta_fields=["level"])
-        self.assertEqual([(p["problem"], p["answer"], p["level"]) for p in problems], [("1 + 1?", "2", 1)])
+        self.assertEqual([(p["problem"], p["answer"], p["meta"]) for p in problems], [("1 + 1?", "2", {"level": 1})])
         with self.assertRaisesRegex(Failure, "gsm8k at 740312add88f"):
             self.read(load, split="test")
 
