@@ -210,9 +210,13 @@ def fetch(benchmark, out, wait_s=1.0):
         raise FetchError(f"{path} exists and is not what this script writes; move it away first")
     out.mkdir(parents=True, exist_ok=True)
     parts = [out / f".{benchmark.file}.{idx}.part" for idx in range(len(benchmark.urls))]
-    files = [parse(url, download(url, part, wait_s)) for url, part in zip(benchmark.urls, parts)]
+    raw = [download(url, part, wait_s) for url, part in zip(benchmark.urls, parts)]
     try:
-        rows = benchmark.convert(files)
+        rows = benchmark.convert([parse(url, data) for url, data in zip(benchmark.urls, raw)])
+    except FetchError:
+        # The server says that this is all, so a further attempt would go on from what can't be right.
+        discard(parts)
+        raise
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         discard(parts)
         raise FetchError(f"{benchmark.urls[0]} is not as it was: {error!r}") from error

@@ -104,6 +104,14 @@ class FetchTest(unittest.TestCase):
         gone = benchmark._replace(urls=(benchmark.urls[0] + "x",))
         with self.assertRaisesRegex(FetchError, "404"):
             fetch_benchmarks.fetch(gone, self.out, 0)
+        # A page in the place of the data, as a proxy may send with status 200; the right answer later is taken.
+        self.server.files["/test.jsonl"] = b"<html>Sign in</html>"
+        with self.assertRaisesRegex(FetchError, "not JSON Lines"):
+            fetch_benchmarks.fetch(benchmark, self.out, 0)
+        self.assertEqual(list(self.out.iterdir()), [])
+        good = self.gsm8k(self.ROWS)
+        fetch_benchmarks.fetch(good, self.out, 0)
+        (self.out / "set.jsonl").unlink()
         other = benchmark._replace(convert=fetch_benchmarks.math500)
         with self.assertRaisesRegex(FetchError, "not as it was"):
             fetch_benchmarks.fetch(other, self.out, 0)

@@ -151,7 +151,8 @@ def problem_of(row: Row, identifier: str, params: Mapping[str, Any]) -> Optional
         raise Failure(lacks, hint="set skip_unanswered to leave such rows out")
     meta = {field: row[field] for field in params["meta_fields"] if row.get(field) is not None}
     problem = {"version": 1, "id": identifier, "problem": params["template"].replace("{problem}", statement)}
-    return {**meta, **problem, "answer": answer, "verifier": params["verifier"]}
+    problem.update(answer=answer, verifier=params["verifier"])
+    return {**problem, "meta": meta} if meta else problem
 
 
 def chat_of(row: Row, problem: Mapping[str, Any], params: Mapping[str, Any]) -> Optional[Dict[str, Any]]:

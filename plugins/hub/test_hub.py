@@ -69,8 +69,32 @@ class HubTest(unittest.TestCase):
         )
         self.assertEqual(source.asked, [("openai/gsm8k", "main", "train", COMMIT)])
         expected = {"version": 1, "id": "gsm8k-main-train-000000", "problem": "1 + 1?\nBox it.", "answer": "1,002"}
-        self.assertEqual(problems, [{**expected, "verifier": "math", "level": 3}])
+        self.assertEqual(problems, [{**expected, "verifier": "math", "meta": {"level": 3}}])
         self.assertEqual(chats[0]["messages"][1]["content"], "1 + 1 = 2\n\nso\n\n#### 1,002\n\nThe answer is 1,002.")
+
+    def test_data_jsonl_makes_the_same_of_the_same_rows(self) -> None:
+        programs = [HERE.parents[1] / "target" / profile / "volvelle-torch" for profile in ("release", "debug")]
+        program = next((path for path in programs if path.exists()), None)
+        if program is None:
+            reason = "volvelle-torch is not built"
+            print(f"skipped: {self.id()}: {reason}", file=sys.stderr)
+            self.skipTest(reason)
+        lines = [{"id": f"x{idx}", **row} for idx, row in enumerate(rows("1", "2", level=3, subject="algebra", solution="a\n\nb"))]
+        params = {"id_field": "id", "meta_fields": ["level", "subject"], "solution_field": "solution", "template": "Q: {problem}"}
+        expected = self.read(Hub(default=lines), **params)
+        volvelle_sdk.write_jsonl(self.folder / "rows.jsonl", lines)
+        shared = ("problem_field", "answer_field", "answer_pattern", "shuffle", "seed", "count", "solution_template", "verifier")
+        volvelle_sdk.write_json(self.folder / "request", {
+            "contract": 1, "kind": "data.jsonl", "node": "train", "key": "0", "seed": 1,
+            "params": {**{name: DEFAULTS[name] for name in shared}, **params, "path": str(self.folder / "rows.jsonl"), "offset": 0},
+            "inputs": {}, "outputs": {name: str(self.folder / f"out-{name}") for name in ("problems", "chats")},
+            "partial": str(self.folder / "partial"), "events": str(self.folder / "events"),
+            "resources": {"cpu": 1, "gpu": [], "mem_bytes": None},
+        })
+        result = subprocess.run([str(program), "worker", str(self.folder / "request")], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        found = [list(volvelle_sdk.read_jsonl(self.folder / f"out-{name}")) for name in ("problems", "chats")]
+        self.assertEqual(found, list(expected))
 
     def test_configurations_are_joined_and_ids_stay_apart(self) -> None:
         source = Hub(algebra=rows("1", "2"), geometry=rows("3"))
@@ -162,7 +186,7 @@ class HubTest(unittest.TestCase):
             return hub.loader()(str(self.folder / "set"), name=name, split=split, cache_dir=str(self.folder / "cache"))
 
         problems, _ = self.read(load, skip_unanswered=True, meta_fields=["level"])
-        self.assertEqual([(p["problem"], p["answer"], p["level"]) for p in problems], [("1 + 1?", "2", 1)])
+        self.assertEqual([(p["problem"], p["answer"], p["meta"]) for p in problems], [("1 + 1?", "2", {"level": 1})])
         with self.assertRaisesRegex(Failure, "gsm8k at 740312add88f"):
             self.read(load, split="test")
 

@@ -106,6 +106,9 @@ class Config:
     learning_rate: float = 2e-5
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    steps_per_generation: Optional[int] = None
+    gradient_checkpointing: bool = True
+    deepspeed: Any = None
     hub_model_id: Optional[str] = None
     seed: int = 0
     internal: int = dataclasses.field(default=0, init=False)
@@ -134,7 +137,25 @@ class ConfigTest(unittest.TestCase):
         with self.assertRaisesRegex(Failure, "shared through the cache"):
             self.arguments(config={"hub_model_id": "x"})
         with self.assertRaisesRegex(Failure, "in `config` and in `runtime_config`"):
-            self.arguments(config={"learning_rate": 1}, runtime_config={"learning_rate": 2})
+            self.arguments(config={"gradient_checkpointing": True}, runtime_config={"gradient_checkpointing": False})
+
+    def test_what_changes_the_result_is_not_taken_where_no_key_has_it(self) -> None:
+        found = self.arguments(runtime_config={"gradient_checkpointing": False, "deepspeed": {"zero_optimization": {"stage": 3}}})
+        self.assertIs(found["gradient_checkpointing"], False)
+        for settings, words in [
+            ({"learning_rate": 1e-3}, "`runtime_config.learning_rate` can't be set: it may change the result"),
+            ({"gradient_accumulation_steps": 2}, "`runtime_config.gradient_accumulation_steps` can't be set"),
+            ({"per_device_train_batch_size": 4}, "would decide the size of an optimizer step"),
+            ({"deepspeed": {"optimizer": {"type": "SGD"}}}, "can't say `optimizer`"),
+        ]:
+            with self.assertRaisesRegex(Failure, words):
+                self.arguments(runtime_config=settings)
+        # In `config`, which is in the key, they are free.
+        self.assertEqual(self.arguments(config={"per_device_train_batch_size": 4})["per_device_train_batch_size"], 4)
+        # Batches of all processes: with a size of the step, rollouts are said by their number.
+        self.assertEqual(self.arguments(config={"steps_per_generation": 2})["steps_per_generation"], 2)
+        with self.assertRaisesRegex(Failure, "`config.steps_per_generation` counts batches"):
+            self.arguments(global_batch_size=8, config={"steps_per_generation": 2})
 
     def test_a_step_has_the_size_that_was_asked_for_on_any_number_of_processes(self) -> None:
         for processes, expected in [(1, 16), (2, 8), (8, 2)]:

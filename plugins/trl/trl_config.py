@@ -28,6 +28,29 @@ REFUSED = {
     "do_eval": "an evaluation is a stage of its own, over `checkpoints`",
 }
 
+# What `runtime_config` takes, which is in no key: none of these says what is learned, or what `metrics` tells of it.
+RUNTIME = frozenset({
+    # memory and speed
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
+    "activation_offloading", "torch_empty_cache_steps", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "use_liger_kernel", "liger_kernel_config", "use_cpu", "ds3_gather_for_generation", "per_device_train_batch_size",
+    # how the work is divided
+    "fsdp", "fsdp_config", "deepspeed", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout",
+    # loading
+    "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+    "dataset_num_proc",
+    # logging elsewhere
+    "report_to", "run_name", "project", "trackio_space_id", "log_level", "log_level_replica", "log_on_each_node",
+    "disable_tqdm", "skip_memory_metrics", "log_completions", "num_completions_to_print", "log_unique_prompts",
+    # where vLLM is, and what it may use
+    "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port",
+    "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode",
+})
+
+# Parts of a configuration of DeepSpeed that say what is learned.
+DEEPSPEED_RESULT = ("optimizer", "scheduler")
+
 # How far training is away from the engine: what TRL would log elsewhere, and when.
 OURS = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
 
@@ -47,6 +70,28 @@ def check_settings(where: str, settings: Mapping[str, Any], config_class: Any) -
             raise Failure(f"`{where}.{key}` can't be set: {REFUSED.get(key, 'results are shared through the cache')}")
         if key not in known:
             raise unknown_key(where, key, known - set(REFUSED))
+
+
+def check_runtime(runtime: Mapping[str, Any], global_batch_size: Optional[int]) -> None:
+    """Refuses what would change the result, and would be in no key."""
+    for key in runtime:
+        if key not in RUNTIME:
+            raise Failure(
+                f"`runtime_config.{key}` can't be set: it may change the result, and `runtime_config` is in no key",
+                hint="say it in `config`",
+            )
+    if global_batch_size is None and "per_device_train_batch_size" in runtime:
+        raise Failure(
+            "`runtime_config.per_device_train_batch_size` would decide the size of an optimizer step, and is in no key",
+            hint="say `global_batch_size` beside it, or say it in `config`",
+        )
+    deepspeed = runtime.get("deepspeed")
+    for key in DEEPSPEED_RESULT:
+        if isinstance(deepspeed, dict) and key in deepspeed:
+            raise Failure(
+                f"`runtime_config.deepspeed` can't say `{key}`: it changes the result, and `runtime_config` is in no key",
+                hint="TRL's settings in `config` say it: optim, learning_rate, lr_scheduler_type and so on",
+            )
 
 
 def accumulation_steps(global_batch_size: Optional[int], per_device: int, accumulate: int, processes: int) -> int:
@@ -79,10 +124,17 @@ def arguments(params: Mapping[str, Any], config_class: Any, output_dir: Path, pr
     twice = sorted(set(config) & set(runtime))
     if twice:
         raise Failure(f"`{twice[0]}` is set in `config` and in `runtime_config`", hint="say it once")
-    settings = {**OURS, **config, **runtime}
     size = params["global_batch_size"]
+    check_runtime(runtime, size)
+    settings = {**OURS, **config, **runtime}
     if size is not None and "gradient_accumulation_steps" in settings:
         raise Failure("`global_batch_size` decides gradient_accumulation_steps; it can't be set beside it")
+    if size is not None and "steps_per_generation" in settings:
+        raise Failure(
+            "`config.steps_per_generation` counts batches of all processes, so the rollouts that it means would depend on "
+            "how many there are",
+            hint="say `generation_batch_size`, in rollouts",
+        )
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     per_device = settings.get("per_device_train_batch_size", defaults["per_device_train_batch_size"])
     accumulate = settings.get("gradient_accumulation_steps", defaults["gradient_accumulation_steps"])

@@ -23,6 +23,8 @@ from types import SimpleNamespace as Space
 
 class SamplingParams:
     def __init__(self, n, temperature, top_p, max_tokens, seed):
+        if temperature == 0 and n > 1:
+            raise ValueError("n must be 1 when using greedy sampling")
         self.__dict__.update(locals())
 
 class LLM:
@@ -43,7 +45,7 @@ class LLM:
 
 DEFAULTS = {
     "num_samples": 2, "num_problems": 0, "temperature": 0.7, "top_p": 1.0, "max_completion_length": 8, "seed": 3,
-    "dtype": "auto", "engine": {"tensor_parallel_size": 8}, "problems_at_once": 2,
+    "dtype": "auto", "engine": {}, "runtime": {"tensor_parallel_size": 8}, "problems_at_once": 2,
 }
 
 
@@ -96,6 +98,13 @@ class GenerateTest(unittest.TestCase):
     def test_mistakes_are_told(self) -> None:
         self.assertEqual(self.start("a", engine={"tensor_paralel_size": 8}).returncode, 1)
         self.assertIn("vLLM refuses the settings in `engine`", self.error())
+        for params, words in [
+            ({"runtime": {"quantization": "fp8"}}, "`runtime.quantization` can't be set: it may change the samples"),
+            ({"engine": {"seed": 1}}, "`engine.seed` can't be set"),
+            ({"engine": {"tensor_parallel_size": 2}}, "`tensor_parallel_size` is set in `engine` and in `runtime`"),
+        ]:
+            self.assertEqual(self.start("a", **params).returncode, 1)
+            self.assertIn(words, self.error())
         self.assertEqual(self.start(module=True).returncode, 1)
         self.assertIn("no problems", self.error())
         self.assertEqual(self.start("a", module=False).returncode, 1)
@@ -103,6 +112,12 @@ class GenerateTest(unittest.TestCase):
         (self.folder / "model/endpoint.json").write_text("{}", encoding="utf-8")
         self.assertEqual(self.start("a").returncode, 1)
         self.assertIn("a served model", self.error())
+
+    def test_at_temperature_0_one_sample_is_drawn(self) -> None:
+        self.assertEqual(self.start("a", "b", temperature=0.0).returncode, 0)
+        self.assertEqual([(s["problem_id"], s["sample_idx"]) for s in self.samples()], [("p0", 0), ("p1", 0)])
+        warnings = [e["message"] for e in volvelle_sdk.read_jsonl(self.folder / "events") if e["event"] == "warning"]
+        self.assertEqual(warnings, ["at temperature 0 all samples of a problem are the same: one is drawn instead of 2"])
 
     def test_a_problem_has_its_own_seed(self) -> None:
         seeds = {vllm_generate.problem_seed(seed, name) for seed in range(3) for name in ("p1", "p2")}

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sdk"))
 
@@ -23,6 +23,39 @@ Generate = Callable[[List[Line]], List[List[Tuple[str, int, bool]]]]
 
 # Settings of vllm.LLM that are parameters or inputs of the stage.
 TAKEN = ("model", "tokenizer", "seed", "dtype")
+
+# What `runtime` takes, which is in no key: how the work is divided, and what it may use.
+RUNTIME = (
+    "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "disable_custom_all_reduce",
+    "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching",
+    "enforce_eager", "cpu_offload_gb", "swap_space", "disable_log_stats",
+)
+
+
+def engine_settings(params: Mapping[str, Any]) -> Dict[str, Any]:
+    """Returns what vllm.LLM is given besides the model: settings in the key, and those that need not be."""
+    engine, runtime = params["engine"], params["runtime"]
+    for name in runtime:
+        if name not in RUNTIME:
+            raise Failure(
+                f"`runtime.{name}` can't be set: it may change the samples, and `runtime` is in no key",
+                hint=f"say it in `engine`; `runtime` takes {', '.join(RUNTIME)}",
+            )
+    for name in engine:
+        if name in TAKEN:
+            raise Failure(f"`engine.{name}` can't be set: the stage's own parameters and inputs say it")
+        if name in runtime:
+            raise Failure(f"`{name}` is set in `engine` and in `runtime`", hint="say it once")
+    return {**engine, **runtime, "seed": params["seed"], "dtype": params["dtype"]}
+
+
+def samples_each(job: Job) -> int:
+    """Returns how many samples a problem gets: vLLM refuses to draw several that can only be the same."""
+    count = job.params["num_samples"]
+    if job.params["temperature"] > 0 or count == 1:
+        return count
+    job.warning(f"at temperature 0 all samples of a problem are the same: one is drawn instead of {count}")
+    return 1
 
 
 def vllm_engine(job: Job) -> Generate:
@@ -38,19 +71,17 @@ def vllm_engine(job: Job) -> Generate:
             hint="pip install vllm; a model that one GPU holds is sampled by `eval` without it",
         ) from error
     params = job.params
-    twice = [name for name in TAKEN if name in params["engine"]]
-    if twice:
-        raise Failure(f"`engine.{twice[0]}` can't be set: the stage's own parameters and inputs say it")
+    settings, count = engine_settings(params), samples_each(job)
     try:
-        engine = LLM(model=str(job.input("model").path), seed=params["seed"], dtype=params["dtype"], **params["engine"])
+        engine = LLM(model=str(job.input("model").path), **settings)
     except TypeError as error:
-        raise Failure(f"vLLM refuses the settings in `engine`: {error}") from error
+        raise Failure(f"vLLM refuses the settings in `engine` and `runtime`: {error}") from error
 
     def generate(problems: List[Line]) -> List[List[Tuple[str, int, bool]]]:
         chats = [[{"role": "user", "content": problem["problem"]}] for problem in problems]
         sampling = [
             SamplingParams(
-                n=params["num_samples"], temperature=params["temperature"], top_p=params["top_p"],
+                n=count, temperature=params["temperature"], top_p=params["top_p"],
                 max_tokens=params["max_completion_length"], seed=problem_seed(params["seed"], problem["id"]),
             )
             for problem in problems

@@ -92,8 +92,12 @@ pub struct Point {
     pub with_backtracks: Option<f64>,
     pub by_backtracks: BTreeMap<String, Tally>,
     pub samples: Option<SampleStats>,
+    /// What the point has in common with those of other arms: its series without the arm.
     #[serde(skip)]
-    problems: Vec<ProblemScore>,
+    rest: String,
+    /// What each run that was pooled scored: its seed, where that is an axis, and its problems.
+    #[serde(skip)]
+    runs: Vec<(Option<Value>, Vec<ProblemScore>)>,
 }
 
 impl Point {
@@ -103,6 +107,15 @@ impl Point {
             Some(step) => format!("{} @ {step}", self.series),
             None => self.series.clone(),
         }
+    }
+
+    fn stats_runs(&self) -> Vec<stats::Run<'_>> {
+        let runs = self.runs.iter();
+        runs.map(|(seed, problems)| stats::Run {
+            seed: seed.as_ref(),
+            problems,
+        })
+        .collect()
     }
 }
 
@@ -195,18 +208,10 @@ fn samples_by_place(gathered: &Gathered, config: &AnalysisConfig) -> BTreeMap<Pl
 
 /// Reads an origin: a numeric label is a step, and everything that is neither step, benchmark nor seed names the series.
 fn place(origin: &Origin, config: &AnalysisConfig) -> Place {
-    let numeric_label = origin
-        .label
-        .as_ref()
-        .filter(|label| label.trim().parse::<f64>().is_ok());
-    let label = origin.label.as_deref().filter(|_| numeric_label.is_none());
+    let (label, checkpoint) = label_and_checkpoint(origin, config);
     let mut axes = origin.axes.clone();
-    let checkpoint = axes
-        .remove(&config.step_axis)
-        .as_ref()
-        .map(plain)
-        .or(numeric_label.cloned());
     let benchmark = axes.remove(&config.benchmark_axis).as_ref().map(plain);
+    axes.remove(&config.step_axis);
     axes.remove(&config.seed_axis);
     Place {
         benchmark: benchmark.unwrap_or_else(|| "all problems".to_owned()),
@@ -215,20 +220,46 @@ fn place(origin: &Origin, config: &AnalysisConfig) -> Place {
     }
 }
 
+/// Returns what names an origin's series besides the arm; "" where nothing does.
+fn rest(origin: &Origin, config: &AnalysisConfig) -> String {
+    let (label, _) = label_and_checkpoint(origin, config);
+    let mut axes = origin.axes.clone();
+    for axis in [
+        &config.benchmark_axis,
+        &config.step_axis,
+        &config.seed_axis,
+        &config.arm_axis,
+    ] {
+        axes.remove(axis);
+    }
+    if label.is_none() && axes.is_empty() {
+        String::new()
+    } else {
+        row_name(label, &axes)
+    }
+}
+
+/// Returns the label where it is no step, and the step as the axis, else the label, says it.
+fn label_and_checkpoint<'a>(origin: &'a Origin, config: &AnalysisConfig) -> (Option<&'a str>, Option<String>) {
+    let label = origin.label.as_deref();
+    let is_step = label.is_some_and(|label| label.trim().parse::<f64>().is_ok());
+    let on_axis = origin.axes.get(&config.step_axis).map(plain);
+    let checkpoint = on_axis.or(label.filter(|_| is_step).map(str::to_owned));
+    (label.filter(|_| !is_step), checkpoint)
+}
+
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Means over seeds, each weighted by its samples.
+/// Means over seeds: a run counts as much as any other, as in `report.compare`.
 fn pool(
     place: &Place,
     items: &[&(Origin, Scores)],
     samples: Option<&Vec<SampleFacts>>,
     config: &AnalysisConfig,
 ) -> Point {
-    let weight = |scores: &Scores| (scores.num_problems * scores.num_samples).max(1) as f64;
-    let total: f64 = items.iter().map(|(_, scores)| weight(scores)).sum();
-    let mean = |value: fn(&Scores) -> f64| items.iter().map(|(_, s)| value(s) * weight(s)).sum::<f64>() / total;
+    let mean = |value: fn(&Scores) -> f64| items.iter().map(|(_, s)| value(s)).sum::<f64>() / items.len() as f64;
     let samples = samples.map(|facts| sample_stats(facts));
     let mut by_backtracks: BTreeMap<String, Tally> = BTreeMap::new();
     for (name, tally) in items.iter().flat_map(|(_, scores)| &scores.by_backtracks) {
@@ -241,18 +272,10 @@ fn pool(
     }
     let counted: usize = by_backtracks.values().map(|tally| tally.num_samples).sum();
     let without = by_backtracks.get("0").map_or(0, |tally| tally.num_samples);
-    let mut problems: BTreeMap<&str, ProblemScore> = BTreeMap::new();
-    for problem in items.iter().flat_map(|(_, scores)| &scores.problems) {
-        let sum = problems.entry(&problem.id).or_insert_with(|| ProblemScore {
-            num_samples: 0,
-            num_correct: 0,
-            num_tokens: 0,
-            ..problem.clone()
-        });
-        sum.num_samples += problem.num_samples;
-        sum.num_correct += problem.num_correct;
-        sum.num_tokens += problem.num_tokens;
-    }
+    let run = |(origin, scores): &&(Origin, Scores)| {
+        let seed = origin.axes.get(&config.seed_axis);
+        (seed.cloned(), scores.problems.clone())
+    };
     Point {
         series: place.series.clone(),
         arm: items
@@ -271,7 +294,10 @@ fn pool(
         with_backtracks: (counted > 0).then(|| 1.0 - without as f64 / counted as f64),
         by_backtracks,
         samples,
-        problems: problems.into_values().collect(),
+        rest: items
+            .first()
+            .map_or_else(String::new, |(origin, _)| rest(origin, config)),
+        runs: items.iter().map(run).collect(),
     }
 }
 
@@ -358,20 +384,14 @@ fn correlations(points: &[Point], series: &[String], config: &AnalysisConfig) ->
 
 /// Compares arms that share everything else, step by step.
 fn arms(points: &[Point], config: &AnalysisConfig) -> Vec<ArmsAt> {
-    let rest = |point: &Point| -> String {
-        let arm = point.arm.as_deref().unwrap_or_default();
-        let words: Vec<&str> = point.series.split(' ').filter(|word| *word != arm).collect();
-        words.join(" ")
-    };
-    let mut groups: Vec<(String, &Option<String>, Vec<&Point>)> = Vec::new();
+    let mut groups: Vec<(&str, &Option<String>, Vec<&Point>)> = Vec::new();
     for point in points.iter().filter(|point| point.arm.is_some()) {
-        let of = rest(point);
         match groups
             .iter_mut()
-            .find(|(name, step, _)| *name == of && **step == point.checkpoint)
+            .find(|(of, step, _)| *of == point.rest && **step == point.checkpoint)
         {
             Some((_, _, members)) => members.push(point),
-            None => groups.push((of, &point.checkpoint, vec![point])),
+            None => groups.push((&point.rest, &point.checkpoint, vec![point])),
         }
     }
     let mut rows = Vec::new();
@@ -380,18 +400,13 @@ fn arms(points: &[Point], config: &AnalysisConfig) -> Vec<ArmsAt> {
         members.sort_by(|a, b| a.arm.cmp(&b.arm));
         for pair in members.windows(2) {
             let [from, to] = [pair[0], pair[1]];
-            let [from_runs, to_runs] = [from, to].map(|point| {
-                [stats::Run {
-                    seed: None,
-                    problems: &point.problems,
-                }]
-            });
+            let [from_runs, to_runs] = [from, to].map(Point::stats_runs);
             let Some(difference) = paired_difference(&from_runs, &to_runs, config.bootstrap_samples, config.seed)
             else {
                 continue;
             };
             rows.push(ArmsAt {
-                of: of.clone(),
+                of: of.to_owned(),
                 checkpoint: checkpoint.clone(),
                 from: from.arm.clone().unwrap_or_default(),
                 to: to.arm.clone().unwrap_or_default(),
@@ -566,7 +581,10 @@ mod tests {
 
     use super::fixtures::{config, gathered, scores};
     use super::*;
+    use crate::report::compare::fixtures::{arm, at, config as compare_config};
+    use crate::report::compare::{Arm, CompareConfig};
     use crate::report::correlate::pearson;
+    use crate::report::pool::pools;
 
     fn origin(label: Option<&str>, axes: Value) -> Origin {
         Origin {
@@ -607,6 +625,57 @@ mod tests {
             "{:?}",
             analysis.notes
         );
+    }
+
+    #[test]
+    fn arms_with_seeds_have_the_interval_of_a_comparison() {
+        // Seed 2 is far better than seed 1 in one arm, and was sampled twice as often: what the seeds say counts, not how
+        // often they were asked.
+        let mut all = Gathered::default();
+        let mut compared = Vec::new();
+        for (style, seed, num_samples, correct) in [
+            ("direct", 1u64, 4, [1, 2, 1, 0, 2]),
+            ("direct", 2, 8, [2, 3, 4, 1, 2]),
+            ("search arm", 1, 4, [2, 2, 1, 0, 3]),
+            ("search arm", 2, 8, [8, 7, 8, 6, 8]),
+        ] {
+            let scores = arm("x", None, &correct, num_samples, 10.0).scores;
+            let axes = json!({"style": style, "seed": seed, "step": 10});
+            all.scores.push((origin(Some("grpo"), axes), scores.clone()));
+            let run = Arm {
+                scores,
+                ..arm("grpo", Some(style), &correct, num_samples, 10.0)
+            };
+            compared.push(at(run, &[("seed", seed.into())]));
+        }
+        let config = config();
+        let analysis = analyse(&all, &config);
+        let benchmark = &analysis.benchmarks[0];
+        // An arm whose name is two words is an arm all the same.
+        assert_eq!(benchmark.arms.len(), 1, "{:?}", benchmark.arms);
+        let row = &benchmark.arms[0];
+        assert_eq!(
+            (row.of.as_str(), row.from.as_str(), row.to.as_str()),
+            ("GRPO", "direct", "search arm")
+        );
+
+        let pools = pools(compared);
+        let want = paired_difference(
+            &pools[0].runs(),
+            &pools[1].runs(),
+            config.bootstrap_samples,
+            config.seed,
+        )
+        .expect("the same problems");
+        assert_eq!((row.difference, row.ci95), (want.mean, want.ci95));
+        let compare = CompareConfig {
+            bootstrap_samples: config.bootstrap_samples,
+            seed: config.seed,
+            ..compare_config()
+        };
+        for (point, pool) in benchmark.points.iter().zip(&pools) {
+            assert_eq!(point.pass_at_1, pool.row(10.0, &compare).pass_at_1, "{}", point.name());
+        }
     }
 
     #[test]

@@ -46,15 +46,16 @@
     // A trace over a large tree: what it never visits is folded.
     if (graph.nodes.some((it) => it.visit)) graph.nodes.forEach((it, id) => { if (!it.visit && children[id].length) collapsed.add(id); });
     layOut();
-    if (node != null && node < n) { reveal(selected); center(selected, Math.max(fitRow(), 64)); } else fit();
+    if (node != null && node < n) { reveal(selected); center(selected, Math.max(fitRow(), 64)); } else { climb(); fit(); }
     describe();
   }
 
-  /** The right answer that was visited most, else the root. */
+  /** The right answer that was visited most, else the root; with a trace, one that it visits. */
   function bestAnswer() {
     let best = 0;
+    const traced = graph.nodes.some((it) => it.visit);
     graph.nodes.forEach((it, id) => {
-      if (it.right === true && (best === 0 || (it.visits || 0) > (graph.nodes[best].visits || 0))) best = id;
+      if (it.right === true && (it.visit || !traced) && (best === 0 || (it.visits || 0) > (graph.nodes[best].visits || 0))) best = id;
     });
     return best;
   }
@@ -83,6 +84,9 @@
   const isShown = (id) => rows[id] >= 0;
   const path = (id) => { const ids = []; for (let i = id; i != null; i = graph.nodes[i].parent) ids.push(i); return ids.reverse(); };
 
+  /** Goes from what is folded away to the nearest parent in sight. */
+  function climb() { while (!isShown(selected)) selected = graph.nodes[selected].parent; }
+
   function reveal(id) {
     let changed = false;
     for (const i of path(id).slice(0, -1)) changed = collapsed.delete(i) || changed;
@@ -109,7 +113,7 @@
       graph.nodes.forEach((_, id) => { if (depth[id] >= 1 && children[id].length) collapsed.add(id); });
     }
     layOut();
-    while (!isShown(selected)) selected = graph.nodes[selected].parent;
+    climb();
     fit(); describe();
   }
 
