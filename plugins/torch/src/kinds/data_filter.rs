@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::problems;
 use crate::formats::{Problem, ProblemScore, Scores, VERSION, read_json, read_jsonl, write_json, write_jsonl};
 use crate::random::stream;
 use crate::worker::Job;
@@ -68,7 +69,7 @@ pub fn run(job: &Job) -> Result<()> {
         params.min_pass_rate,
         params.max_pass_rate
     );
-    let problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
+    let problems = problems::read(&job.input("problems")?, 0)?;
     let scores: Option<Scores> = match job.input_opt("scores")? {
         Some(path) => Some(read_json(&path, "set of scores")?),
         None => None,

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
+use super::problems;
 use super::sampling::{report_usage, sample_from_policy};
 use super::saver::{Saver, is_stop};
-use crate::formats::{Problem, Sample, Scores, read_jsonl, write_json, write_jsonl};
+use crate::formats::{Sample, Scores, write_json, write_jsonl};
 use crate::lm::device;
 use crate::lm::sampler::Sampling;
 use crate::policy::{self, Limits, Means, Options};
@@ -49,10 +50,7 @@ pub fn run(job: &Job) -> Result<()> {
     let model_dir = job.input("model")?;
     device::set_num_threads(job.resources().cpu);
     let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let mut problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
-    if params.num_problems > 0 {
-        problems.truncate(params.num_problems);
-    }
+    let problems = problems::read_distinct(&job.input("problems")?, params.num_problems)?;
     if problems.is_empty() {
         bail!("there are no problems to evaluate on");
     }

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::eval::write_results;
-use crate::formats::{Problem, read_jsonl, read_jsonl_numbered};
+use super::problems;
+use crate::formats::read_jsonl_numbered;
 use crate::scoring::stored::judge_stored;
 use crate::scoring::{self, Settings};
 use crate::worker::Job;
@@ -29,7 +30,7 @@ struct Params {
 /// An input can't be read, a sample fits no problem, or a problem has no sample.
 pub fn run(job: &Job) -> Result<()> {
     let params: Params = job.params()?;
-    let problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
+    let problems = problems::read_distinct(&job.input("problems")?, 0)?;
     let path = job.input("samples")?;
     let stored = read_jsonl_numbered(&path, "sample")?;
     let judged = judge_stored(&problems, stored, params.allow_missing).with_context(|| path.display().to_string())?;

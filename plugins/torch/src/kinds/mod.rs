@@ -19,6 +19,7 @@ mod lm_pretrain;
 mod measure;
 mod meter;
 mod problem_lines;
+mod problems;
 mod report_analysis;
 mod report_compare;
 mod report_graph;

@@ -61,6 +61,8 @@ pub struct Saver<'a, C = Completion> {
     /// How long the last checkpoint took.
     cost: Duration,
     journal: Option<Journal>,
+    /// The journal could not be added to: it is there, perhaps with half a line at its end.
+    is_torn: bool,
     /// Requests that are in no journal yet.
     unsaved: Vec<Finished<C>>,
     recalled: HashMap<(u64, usize), Vec<C>>,
@@ -128,6 +130,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             saved_at: Instant::now(),
             cost: Duration::ZERO,
             journal: None,
+            is_torn: false,
             unsaved: Vec::new(),
             recalled: HashMap::new(),
             done: None,
@@ -421,18 +424,21 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
             .and_then(|()| partial::write(folder, &self.owner, &self.setup, self.step, fill))
             .and_then(|new| {
                 self.base = (new.step, new.digest);
-                self.journal = None;
+                (self.journal, self.is_torn) = (None, false);
                 self.failures.clear()?;
                 partial::remove_others(folder, &new.path)?;
                 Ok(())
             });
         (self.saved_at, self.cost) = (Instant::now(), started.elapsed());
         match saved {
-            Ok(()) => self.job.debug(&format!(
-                "checkpoint saved: step {}, {:.2} s",
-                self.step,
-                self.cost.as_secs_f64()
-            )),
+            Ok(()) => {
+                self.is_broken = false;
+                self.job.debug(&format!(
+                    "checkpoint saved: step {}, {:.2} s",
+                    self.step,
+                    self.cost.as_secs_f64()
+                ));
+            }
             Err(error) => self.cannot_save(&error),
         }
     }
@@ -455,29 +461,47 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
         Ok(())
     }
 
-    /// Writes the requests that are in no journal yet, if they go on from the newest checkpoint.
+    /// Writes the requests that are in no journal yet, if they go on from the newest checkpoint. What can't be written is
+    /// tried again with what comes next: a disk that is full now may have room later.
     fn write_journal(&mut self) {
-        // After a failure the journal has a torn end: a new one begins with the next checkpoint.
-        let is_closed = self.folder.is_none() || self.is_broken;
-        if is_closed || self.unsaved.is_empty() || self.step != self.base.0 {
+        if self.folder.is_none() || self.unsaved.is_empty() || self.step != self.base.0 {
             return;
         }
-        let (step, digest) = &self.base;
-        let journal = match self.journal.take() {
-            Some(journal) => Ok(journal),
-            None => Journal::create(self.job.partial(), &self.owner, &self.setup, *step, digest),
-        };
-        let written = journal.and_then(|mut journal| {
-            journal.append(&self.unsaved)?;
-            self.journal = Some(journal);
-            self.failures.clear()
-        });
+        let written = self.add_to_journal();
         self.saved_at = Instant::now();
         match written {
-            Ok(()) => self.job.debug(&format!("{} generated items saved", self.num_unsaved())),
+            Ok(num_items) => {
+                self.is_broken = false;
+                self.job.debug(&format!("{num_items} generated items saved"));
+            }
             Err(error) => self.cannot_save(&error.into()),
         }
+    }
+
+    /// Moves the requests that are in no journal yet to the journal, and returns how many they were.
+    fn add_to_journal(&mut self) -> Result<usize, Unusable> {
+        let mut journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => self.begin_journal()?,
+        };
+        self.is_torn = true;
+        journal.append(&self.unsaved)?;
+        (self.journal, self.is_torn) = (Some(journal), false);
+        let num_items = self.num_unsaved();
         self.unsaved.clear();
+        self.failures.clear()?;
+        Ok(num_items)
+    }
+
+    fn begin_journal(&self) -> Result<Journal, Unusable> {
+        let (folder, (step, digest)) = (self.job.partial(), &self.base);
+        // Opening it removes a torn end.
+        if self.is_torn
+            && let Some((journal, _)) = Journal::open::<IgnoredAny>(folder, &self.owner, *step, digest)?
+        {
+            return Ok(journal);
+        }
+        Journal::create(folder, &self.owner, &self.setup, *step, digest)
     }
 
     fn num_unsaved(&self) -> usize {
@@ -496,7 +520,7 @@ impl<'a, C: Serialize + DeserializeOwned> Saver<'a, C> {
 impl<C> Drop for Saver<'_, C> {
     /// A kind that ends before its long part is over, and was not stopped, has failed or panicked.
     fn drop(&mut self) {
-        let is_something_saved = !self.base.1.is_empty() || self.journal.is_some();
+        let is_something_saved = !self.base.1.is_empty() || self.journal.is_some() || self.is_torn;
         if !self.is_over
             && is_something_saved
             && let Err(error) = self.failures.add(&self.base.1)
@@ -577,5 +601,67 @@ impl<F: FnMut(usize, usize)> policy::Follower for Following<'_, '_, F, policy::C
 
     fn progress(&mut self, num_done: usize, num_tokens: usize) {
         (self.on_progress)(num_done, num_tokens);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(folder: &Path) -> Job {
+        let request = json!({
+            "contract": 1, "kind": "eval", "node": "n", "key": "1f", "seed": 0,
+            "params": {"save_steps": 1, "save_seconds": 0.0}, "inputs": {}, "outputs": {},
+            "partial": folder.join("partial"), "events": folder.join("events.jsonl"), "resources": {"cpu": 1},
+        });
+        let path = folder.join("request.json");
+        fs::write(&path, request.to_string()).expect("a request");
+        Job::open(&path).expect("a job")
+    }
+
+    fn saver(job: &Job) -> Saver<'_, u32> {
+        let mut saver = Saver::keeping(job, Device::Cpu, &[])
+            .expect("a saver")
+            .counting_requests();
+        assert!(saver.folder.is_some());
+        assert!(saver.resume(|_, _, _| Ok(())).is_none(), "there is no checkpoint");
+        saver
+    }
+
+    #[test]
+    fn a_journal_goes_on_when_there_is_room_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let job = job(folder.path());
+        let journal = job.partial().join("journal-0.jsonl");
+        let keep =
+            |saver: &mut Saver<'_, u32>, idx: usize| saver.follow(0, |_, _| ()).keep(&[idx], &[vec![idx as u32]]);
+        let mut first = saver(&job);
+        // A folder is in the way of the journal, which can be written as little as on a full disk.
+        fs::create_dir_all(journal.join("x")).expect("a folder");
+        keep(&mut first, 0);
+        assert!(first.is_broken && first.num_unsaved() == 1);
+        fs::remove_dir_all(&journal).expect("it was there");
+        keep(&mut first, 1);
+        assert!(!first.is_broken && first.num_unsaved() == 0);
+        // As after a line that was written by half.
+        (first.journal, first.is_torn) = (None, true);
+        let mut file = File::options().append(true).open(&journal).expect("a journal");
+        file.write_all(b"{\"value\":{\"call\"").expect("it is written");
+        keep(&mut first, 2);
+        assert!(!first.is_broken && !first.is_torn);
+        first.finish();
+        let mut second = saver(&job);
+        let mut following = second.follow(0, |_, _| ());
+        let recalled: Vec<_> = (0..4).map(|idx| following.recall(idx)).collect();
+        assert_eq!(recalled, [Some(vec![0]), Some(vec![1]), Some(vec![2]), None]);
+        second.finish();
+        let warnings = fs::read_to_string(folder.path().join("events.jsonl")).expect("events");
+        assert_eq!(warnings.matches("could not be saved").count(), 1);
+        assert!(!warnings.contains("damaged"));
     }
 }

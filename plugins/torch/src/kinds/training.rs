@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,8 @@ use crate::lm::lora::{self, AdapterConfig};
 use crate::lm::optimizer::{AdamwSettings, Decay};
 use crate::lm::schedule::{Schedule, SchedulerType};
 use crate::lm::train::{AdapterDropout, Compute, Example, fitting, largest_joint, supervised_step_with_dropout};
-use crate::lm::{self, CausalLm, LmError, device};
+use crate::lm::{self, CausalLm, LmError, Tokenizer, device};
+use crate::policy;
 use crate::random;
 use crate::worker::Job;
 
@@ -123,6 +124,37 @@ impl TrainingParams {
         let kind = if self.bf16 { Kind::BFloat16 } else { model.kind() };
         Learner::computing_in(kind, model, settings, num_threads)
     }
+}
+
+/// Prompts that are tokenized by both models to see whether they agree.
+const NUM_COMPARED: usize = 50;
+
+/// Checks that a second model can be the reference of one with this vocabulary and tokenizer: its probabilities must be of
+/// the same tokens.
+///
+/// # Errors
+/// It has no weights here, another vocabulary, or makes other tokens of a prompt.
+pub fn check_reference<'a>(
+    dir: &Path,
+    vocab_size: i64,
+    tokenizer: &Tokenizer,
+    prompts: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    policy::require_weights(dir)?;
+    let other_size = lm::Config::read(dir)?.vocab_size;
+    ensure!(
+        other_size == vocab_size,
+        "the reference has a vocabulary of {other_size} tokens and the model one of {vocab_size}: they must share it"
+    );
+    let other = Tokenizer::load(dir).context("reference")?;
+    for prompt in prompts.take(NUM_COMPARED) {
+        ensure!(
+            other.encode_prompt(prompt)? == tokenizer.encode_prompt(prompt)?,
+            "the reference and the model make different tokens of the prompt {prompt:?}: they must share tokenizer and chat \
+             template"
+        );
+    }
+    Ok(())
 }
 
 /// How long a supervised run is, as in transformers: `max_steps` where it is positive, else whole epochs.

@@ -155,6 +155,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::lm::generate::backend::PAGE_SIZE;
     use crate::lm::sampler::Sampling;
     use crate::policy::Limits;
 
@@ -198,6 +199,65 @@ mod tests {
         };
         let ids = encode(&tokenizer, &request).expect("it is encoded").ids;
         assert_eq!(tokenizer.decode(&ids, false).expect("it is decoded"), "Q: new? A:lower");
+    }
+
+    /// A search asks for a state's children first and for what follows each child later, in calls of their own.
+    #[test]
+    fn a_longer_beginning_of_an_answer_goes_on_from_a_shorter_one_of_an_earlier_call() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/smollm-tied");
+        let means = Means {
+            device: Device::Cpu,
+            bf16: false,
+            num_threads: 1,
+            generation_batch_size: 8,
+            limits: Limits {
+                max_concurrency: 1,
+                request_timeout: 1.0,
+                max_retries: 0,
+            },
+        };
+        let mut policy = LocalPolicy::open(&dir, &means).expect("a model");
+        let options = Options {
+            max_new_tokens: 2,
+            sampling: Sampling::PLAIN,
+            stop: Vec::new(),
+        };
+        // The length of a prompt, and how much of it is computed.
+        let mut ask = |partial: String| {
+            let request = Request {
+                prompt: "A train has 12 cars, and 30 people sit in each of them. How many is that?".to_owned(),
+                partial,
+                seeds: vec![1],
+            };
+            let before = policy.reuse().expect("it is counted");
+            policy
+                .complete(&[request], &options, &mut Notes::default())
+                .expect("answers");
+            let after = policy.reuse().expect("it is counted");
+            let (num_tokens, num_computed) = (
+                after.prompt_tokens - before.prompt_tokens,
+                after.computed_tokens - before.computed_tokens,
+            );
+            (num_tokens as usize, num_computed as usize)
+        };
+        let steps = [
+            "## Step 1: Each car has 30 people.\n\n",
+            "## Step 2: There are 12 cars.\n\n",
+        ];
+        let (num_known, num_computed) = ask(String::new());
+        assert!(num_known > 2 * PAGE_SIZE);
+        assert_eq!(num_computed, num_known);
+        let mut num_known = num_known;
+        for depth in 1..=steps.len() {
+            let (num_tokens, num_computed) = ask(steps[..depth].concat());
+            // Whole pages are found again, and a token or two at the border may be others beside a new text.
+            let at_most = num_tokens - num_known + PAGE_SIZE + 2;
+            assert!(
+                num_computed <= at_most,
+                "{num_computed} of {num_tokens} at depth {depth}, {num_known} were known"
+            );
+            num_known = num_tokens;
+        }
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Best-of-n as a tree: whole solutions cut into steps, those that begin alike on common nodes.
 //!
 //! N of a node is the number of samples through it, Q the share of them that was right, and its prior the share of its
-//! parent's samples that it got. Every sample ends at a terminal: at the first step that states an answer, or where the
-//! sample ended; one that was cut at its length limit is wrong. A terminal and a state that goes on are two nodes, even
-//! where their texts are one.
+//! parent's samples that it got. Every sample ends at a terminal: at the first step that states an answer, where the
+//! sample ended, or at the depth limit. One that was cut before it stated an answer, at its length limit or the depth
+//! limit, is wrong, and so is one without a word, whose terminal has an empty text. A terminal and a state that goes on
+//! are two nodes, even where their texts are one, and so are terminals with other verdicts.
 
 use anyhow::Result;
 
-use super::growing::Growing;
-use super::round::{normalized, roll_out};
+use super::growing::{End, Growing};
+use super::round::roll_out;
 use super::{Policy, Rollout, SearchConfig, State, step_end};
+use crate::verify::squeezed;
 
 /// Samples the solutions of the next simulations of each tree and adds them.
 pub(super) fn run(trees: &mut [Growing<'_>], config: &SearchConfig, policy: &mut dyn Policy) -> Result<()> {
@@ -41,35 +43,44 @@ impl Growing<'_> {
     /// Adds the steps of a solution that the tree does not have, and counts it on all of them.
     fn add_solution(&mut self, solution: &Rollout, max_depth: usize) {
         self.nodes[0].visit_count += 1;
-        let end = step_end(self.problem.verifier);
-        let steps = solution.text.split(&end).map(str::trim).filter(|step| !step.is_empty());
-        let mut steps = steps.peekable();
+        let separator = step_end(self.problem.verifier);
+        let steps: Vec<&str> = (solution.text.split(&separator).map(str::trim))
+            .filter(|step| !step.is_empty())
+            .collect();
+        if steps.is_empty() {
+            self.count_step(0, "", End::Cut);
+        }
         let mut at = 0;
-        while let Some(step) = steps.next() {
-            let is_answer = self.ends(at, step, max_depth);
-            let is_terminal = is_answer || steps.peek().is_none();
-            let text = normalized(step);
-            let same = self.children[at].iter().copied().find(|&child| {
-                self.nodes[child].terminal == is_terminal && normalized(&self.nodes[child].text) == text
-            });
-            at = match same {
-                Some(child) => {
-                    self.nodes[child].visit_count += 1;
-                    child
-                }
-                None => {
-                    let child = self.add_node(at, step, 0.0, is_terminal);
-                    if is_terminal && !is_answer && solution.truncated {
-                        let node = &mut self.nodes[child];
-                        (node.answer, node.correct) = (None, Some(false));
-                        (node.q_value, node.rollout_value) = (0.0, 0.0);
-                    }
-                    child
-                }
+        for (idx, step) in steps.iter().enumerate() {
+            let is_last_written = idx + 1 == steps.len();
+            let end = if self.states_answer(step) || (is_last_written && !solution.truncated) {
+                End::Finished
+            } else if is_last_written || self.is_last(at, max_depth) {
+                End::Cut
+            } else {
+                End::Open
             };
-            if is_terminal {
+            at = self.count_step(at, step, end);
+            if end != End::Open {
                 return;
             }
+        }
+    }
+
+    /// Counts a visit of the node that a step below `parent` stands for, which is added where there is none.
+    fn count_step(&mut self, parent: usize, step: &str, end: End) -> usize {
+        let (text, verdict) = (squeezed(step), self.verdict(parent, step, end));
+        let same = self.children[parent].iter().copied().find(|&child| {
+            let node = &self.nodes[child];
+            let other = node.correct.map(|correct| (node.answer.clone(), correct));
+            other == verdict && squeezed(&node.text) == text
+        });
+        match same {
+            Some(child) => {
+                self.nodes[child].visit_count += 1;
+                child
+            }
+            None => self.add_node(parent, step, 0.0, verdict),
         }
     }
 

@@ -7,7 +7,18 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Candidate, SavedTree, SearchConfig, State, Strategy, Tally};
 use crate::formats::{Problem, Tree, TreeNode, VERSION};
-use crate::verify;
+use crate::verify::{self, Verdict};
+
+/// Whether a solution ends with a step, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It goes on.
+    Open,
+    /// The step states an answer, or the policy had no more to say: the verifier judges what there is.
+    Finished,
+    /// No other step may follow, or none was there in time: it states no answer and is wrong, whatever its last words are.
+    Cut,
+}
 
 /// A tree in the making.
 #[derive(Clone)]
@@ -137,21 +148,55 @@ impl<'a> Growing<'a> {
     }
 
     /// Adds a step below `parent`. A terminal gets its verdict at once; others wait for [`Self::evaluate`].
+    ///
+    /// A step at the depth limit is a terminal as well. Where it states no answer it has none, since a verifier that takes
+    /// the last number of an unfinished solution for its answer would call some of them right.
     pub(super) fn add_child(&mut self, parent: usize, candidate: &Candidate, prior: f64, max_depth: usize) -> usize {
         let text = candidate.text.trim();
-        let terminal = candidate.ended || self.ends(parent, text, max_depth);
-        self.add_node(parent, text, prior, terminal)
+        let end = match candidate.ended || self.states_answer(text) {
+            true => End::Finished,
+            false if self.is_last(parent, max_depth) => End::Cut,
+            false => End::Open,
+        };
+        let verdict = self.verdict(parent, text, end);
+        self.add_node(parent, text, prior, verdict)
     }
 
-    /// Returns whether a step below `parent` ends a solution: by its words, or because there may be no other.
-    pub(super) fn ends(&self, parent: usize, text: &str, max_depth: usize) -> bool {
-        self.depth[parent] + 1 >= max_depth || verify::is_terminal(self.problem.verifier, text)
+    /// Returns whether a step states an answer, so that nothing follows it.
+    pub(super) fn states_answer(&self, text: &str) -> bool {
+        verify::is_terminal(self.problem.verifier, text)
     }
 
-    /// Adds a node with one visit; a terminal with its verdict.
-    pub(super) fn add_node(&mut self, parent: usize, text: &str, prior: f64, terminal: bool) -> usize {
+    /// Returns whether a step below `parent` is at the depth limit.
+    pub(super) fn is_last(&self, parent: usize, max_depth: usize) -> bool {
+        self.depth[parent] + 1 >= max_depth
+    }
+
+    /// Returns the answer and the verdict of a terminal below `parent`; nothing where the step is none.
+    pub(super) fn verdict(&self, parent: usize, text: &str, end: End) -> Option<(Option<String>, bool)> {
+        match end {
+            End::Open => None,
+            End::Cut => Some((None, false)),
+            End::Finished => {
+                let mut steps = super::steps_to(&self.nodes, parent);
+                steps.push(text.to_owned());
+                let whole = verify::join_steps(self.problem.verifier, &steps);
+                let Verdict { answer, correct, .. } = verify::verify(self.problem, &whole);
+                Some((answer, correct))
+            }
+        }
+    }
+
+    /// Adds a node with one visit: a terminal if there is a verdict.
+    pub(super) fn add_node(
+        &mut self,
+        parent: usize,
+        text: &str,
+        prior: f64,
+        verdict: Option<(Option<String>, bool)>,
+    ) -> usize {
         let id = self.nodes.len();
-        let verifier = self.problem.verifier;
+        let terminal = verdict.is_some();
         let mut node = TreeNode {
             id,
             parent: Some(parent),
@@ -165,13 +210,9 @@ impl<'a> Growing<'a> {
             correct: None,
             self_eval: None,
         };
-        if terminal {
-            let mut steps = super::steps_to(&self.nodes, parent);
-            steps.push(node.text.clone());
-            let verdict = verify::verify(self.problem, &verify::join_steps(verifier, &steps));
-            let value = f64::from(u8::from(verdict.correct));
-            node.answer = verdict.answer;
-            node.correct = Some(verdict.correct);
+        if let Some((answer, correct)) = verdict {
+            let value = f64::from(u8::from(correct));
+            (node.answer, node.correct) = (answer, Some(correct));
             (node.rollout_value, node.q_value) = (value, value);
         }
         self.nodes.push(node);

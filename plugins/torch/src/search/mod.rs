@@ -68,6 +68,8 @@ pub struct Candidate {
     pub num_tokens: usize,
     /// The policy ended its turn with this step, so that no other can follow.
     pub ended: bool,
+    /// It was cut at its length limit, so that it is no whole step.
+    pub truncated: bool,
 }
 
 /// A sampled completion: everything after the state.

@@ -57,7 +57,8 @@ fn expand(
             .sum::<u64>();
         let weights = priors(&candidates, config.prior);
         for (candidate, prior) in merge(candidates, &weights) {
-            children.push((tree_idx, tree.add_child(leaf, &candidate, prior, config.max_depth)));
+            let child = tree.add_child(leaf, &candidate, prior, config.max_depth);
+            children.push((tree_idx, child));
         }
         tree.close(leaf);
     }
@@ -66,13 +67,14 @@ fn expand(
 
 /// Merges candidates that differ in white space alone: the first stands for all, with the sum of their priors.
 ///
-/// Empty candidates are dropped; their share goes to the others.
+/// Empty candidates are dropped, and so are those that were cut off, which are no whole steps; their share goes to the
+/// others.
 pub(super) fn merge(candidates: Vec<Candidate>, weights: &[f64]) -> Vec<(Candidate, f64)> {
     let mut merged: Vec<(Candidate, f64)> = Vec::with_capacity(candidates.len());
     let mut seen: HashMap<String, usize> = HashMap::new();
     for (candidate, weight) in candidates.into_iter().zip(weights) {
-        let normalized = normalized(&candidate.text);
-        if normalized.is_empty() {
+        let normalized = verify::squeezed(&candidate.text);
+        if normalized.is_empty() || candidate.truncated {
             continue;
         }
         let idx = *seen.entry(normalized).or_insert(merged.len());
@@ -85,19 +87,15 @@ pub(super) fn merge(candidates: Vec<Candidate>, weights: &[f64]) -> Vec<(Candida
     if total > 0.0 {
         merged.iter_mut().for_each(|(_, prior)| *prior /= total);
     } else {
-        // Only empty candidates had any weight.
+        // Only candidates that were dropped had any weight.
         let share = 1.0 / merged.len() as f64;
         merged.iter_mut().for_each(|(_, prior)| *prior = share);
     }
     merged
 }
 
-/// Returns a step's text with single spaces: what makes two steps one.
-pub(super) fn normalized(step: &str) -> String {
-    step.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Gives each new state that is not terminal the share of its rollouts that the verifier accepts.
+/// Gives each new state that is not terminal the share of its rollouts that the verifier accepts. One that was cut off is
+/// wrong, whatever its last words are: as in evaluation and training (`scoring::judge`).
 fn evaluate(
     trees: &mut [Growing<'_>],
     children: &[Place],
@@ -111,7 +109,7 @@ fn evaluate(
     for ((&(tree_idx, node), state), rollouts) in open.iter().zip(states).zip(rollouts) {
         let num_correct = rollouts
             .iter()
-            .filter(|rollout| is_correct(&state, &rollout.text))
+            .filter(|rollout| !rollout.truncated && is_correct(&state, &rollout.text))
             .count();
         let tree = &mut trees[tree_idx];
         tree.num_tokens += rollouts.iter().map(|rollout| rollout.num_tokens as u64).sum::<u64>();

@@ -58,6 +58,7 @@ impl Policy for Scripted {
                 sum_logprob: probability.ln(),
                 num_tokens: 3,
                 ended: false,
+                truncated: false,
             };
             steps.iter().map(candidate).collect()
         };
@@ -254,6 +255,7 @@ fn candidates_that_differ_in_white_space_are_one() {
         sum_logprob: probability.ln(),
         num_tokens: 2,
         ended: false,
+        truncated: false,
     };
     let candidates = vec![
         candidate("x  1", 0.2),
@@ -270,6 +272,90 @@ fn candidates_that_differ_in_white_space_are_one() {
     let impossible = vec![candidate("x", 0.0), candidate("y", 0.0)];
     assert_eq!(priors(&impossible, Prior::SumLogprob), [0.5, 0.5]);
     assert_eq!(priors(&[], Prior::Uniform), Vec::<f64>::new());
+    // Half a step is none, and its share goes to the others; what was written whole beside it counts.
+    let cut = |candidate: Candidate| Candidate {
+        truncated: true,
+        ..candidate
+    };
+    let mut candidates = candidates;
+    candidates[0] = cut(candidates[0].clone());
+    let merged = merge(candidates.clone(), &weights);
+    assert_eq!(merged.len(), 2);
+    assert!(
+        merged
+            .iter()
+            .all(|(candidate, prior)| !candidate.truncated && (prior - 0.5).abs() < 1e-12)
+    );
+    assert!(merge(candidates.into_iter().map(cut).collect(), &weights).is_empty());
+}
+
+/// Proposes one list of steps and rolls out one text, whatever the state is.
+struct Same {
+    steps: Vec<Candidate>,
+    rollout: Rollout,
+}
+
+impl Policy for Same {
+    fn propose(&mut self, states: &[State<'_>], _: usize) -> Result<Vec<Vec<Candidate>>> {
+        Ok(vec![self.steps.clone(); states.len()])
+    }
+    fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
+        Ok(vec![vec![self.rollout.clone(); m]; states.len()])
+    }
+}
+
+/// The verifier takes the last number of what is not marked as an answer.
+fn same(text: &str, change: impl Fn(&mut Candidate, &mut Rollout)) -> Same {
+    let mut step = Candidate {
+        text: text.to_owned(),
+        sum_logprob: -1.0,
+        num_tokens: 3,
+        ended: false,
+        truncated: false,
+    };
+    let mut rollout = Rollout {
+        text: text.to_owned(),
+        num_tokens: 5,
+        truncated: false,
+    };
+    change(&mut step, &mut rollout);
+    Same {
+        steps: vec![step],
+        rollout,
+    }
+}
+
+#[test]
+fn a_rollout_that_was_cut_is_wrong_whatever_its_last_words_are() {
+    let text = "5 - 4 = 1.";
+    let value = |policy: &mut Same| run(&config().with_simulations(1), policy).nodes[1].rollout_value;
+    assert_eq!(value(&mut same(text, |_, _| ())), 1.0);
+    assert_eq!(value(&mut same(text, |_, rollout| rollout.truncated = true)), 0.0);
+}
+
+#[test]
+fn the_depth_limit_alone_states_no_answer() {
+    let config = SearchConfig {
+        max_depth: 1,
+        ..config()
+    };
+    let end = |policy: &mut Same| {
+        let mut tree = run(&config, policy);
+        let node = tree.nodes.remove(1);
+        assert!(node.terminal);
+        (node.answer, node.correct, node.q_value)
+    };
+    assert_eq!(end(&mut same("5 - 4 = 1.", |_, _| ())), (None, Some(false), 0.0));
+    let right = (Some("1".to_owned()), Some(true), 1.0);
+    assert_eq!(end(&mut same("5 - 4 = 1.", |step, _| step.ended = true)), right);
+    assert_eq!(end(&mut same("so \\boxed{1}", |_, _| ())), right);
+}
+
+#[test]
+fn a_state_whose_steps_were_all_cut_has_nothing_to_expand() {
+    let tree = run(&config(), &mut same("5 - 4 = 1", |step, _| step.truncated = true));
+    // What they cost is counted.
+    assert_eq!((tree.nodes.len(), tree.num_simulations, tree.num_tokens), (1, 1, 3));
 }
 
 #[test]
@@ -320,6 +406,7 @@ impl Policy for Random {
                 sum_logprob: -((draw % 100) as f64) / 10.0,
                 num_tokens: 1 + idx,
                 ended: draw.is_multiple_of(17) && !self.always_right,
+                truncated: draw.is_multiple_of(13) && !self.always_right,
             }
         };
         Ok(states
@@ -341,7 +428,7 @@ impl Policy for Random {
             Rollout {
                 text: format!("{steps}\n\n{end}{{{}}}", u8::from(right)),
                 num_tokens: 1,
-                truncated: self.draw(state, 2000 + idx).is_multiple_of(5),
+                truncated: self.draw(state, 2000 + idx).is_multiple_of(5) && !self.always_right,
             }
         };
         Ok(states
@@ -548,29 +635,31 @@ fn a_depth_first_search_backs_up_at_wrong_ends_and_stops_at_a_right_one() {
     assert_eq!(expanded(&run(&pruned, &mut forking())), ["", "a", "b", "e", "f"]);
 }
 
+/// Whole solutions, and whether each was cut off.
+struct Samples(Vec<(&'static str, bool)>);
+impl Policy for Samples {
+    fn propose(&mut self, _: &[State<'_>], _: usize) -> Result<Vec<Vec<Candidate>>> {
+        unreachable!("whole solutions are sampled")
+    }
+    fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
+        let rollout = |&(text, truncated): &(&str, bool)| Rollout {
+            text: text.to_owned(),
+            num_tokens: 4,
+            truncated,
+        };
+        let of = |state: &State<'_>| {
+            assert!(state.steps.is_empty());
+            self.0[m * state.draw..m * (state.draw + 1)]
+                .iter()
+                .map(rollout)
+                .collect()
+        };
+        Ok(states.iter().map(of).collect())
+    }
+}
+
 #[test]
 fn best_of_n_is_the_tree_of_its_samples() {
-    struct Samples(Vec<(&'static str, bool)>);
-    impl Policy for Samples {
-        fn propose(&mut self, _: &[State<'_>], _: usize) -> Result<Vec<Vec<Candidate>>> {
-            unreachable!("whole solutions are sampled")
-        }
-        fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
-            let rollout = |&(text, truncated): &(&str, bool)| Rollout {
-                text: text.to_owned(),
-                num_tokens: 4,
-                truncated,
-            };
-            let of = |state: &State<'_>| {
-                assert!(state.steps.is_empty());
-                self.0[m * state.draw..m * (state.draw + 1)]
-                    .iter()
-                    .map(rollout)
-                    .collect()
-            };
-            Ok(states.iter().map(of).collect())
-        }
-    }
     let samples = || {
         Samples(vec![
             ("a\n\nb \\boxed{1}\n\nand so on", false),
@@ -583,18 +672,21 @@ fn best_of_n_is_the_tree_of_its_samples() {
     };
     let tree = run(&plain(Strategy::BestOfN).with_simulations(2), &mut samples());
     let third = 1.0 / 3.0;
+    let sixth = 1.0 / 6.0;
     let expected = [
-        ("", 6, 0.4),
+        ("", 6, 0.333333),
         ("a", 3, 0.666667),
         ("b \\boxed{1}", 2, 1.0),
         ("c", 1, 0.0),
         ("d", 1, 0.0),
         ("\\boxed{0}", 1, 0.0),
         ("a", 1, 0.0),
+        ("", 1, 0.0),
     ];
     assert_eq!(statistics(&tree), expected);
+    assert!(tree.nodes[7].terminal && tree.nodes[7].correct == Some(false));
     let priors: Vec<f64> = tree.nodes.iter().map(|node| node.prior).collect();
-    assert_eq!(priors, [1.0, 0.6, 2.0 * third, third, 0.2, 1.0, 0.2]);
+    assert_eq!(priors, [1.0, 0.5, 2.0 * third, third, sixth, 1.0, sixth, sixth]);
     let answers: Vec<_> = tree.nodes.iter().map(|node| node.answer.as_deref()).collect();
     assert_eq!(answers[2..6], [Some("1"), None, None, Some("0")]);
     assert_eq!((tree.num_simulations, tree.num_tokens), (2, 24));
@@ -603,6 +695,29 @@ fn best_of_n_is_the_tree_of_its_samples() {
         ..plain(Strategy::BestOfN).with_simulations(2)
     };
     assert_eq!(run(&at_once, &mut samples()), tree);
+}
+
+#[test]
+fn a_sample_that_was_cut_is_wrong_beside_one_of_the_same_words() {
+    let last_number = "5 - 4 = 1.";
+    let ends = |samples: Vec<(&'static str, bool)>, max_depth| {
+        let config = SearchConfig {
+            num_candidates: samples.len(),
+            max_depth,
+            ..plain(Strategy::BestOfN).with_simulations(1)
+        };
+        let tree = run(&config, &mut Samples(samples));
+        let ends = tree.nodes.into_iter().filter(|node| node.terminal);
+        ends.map(|node| (node.visit_count, node.correct == Some(true)))
+            .collect::<Vec<_>>()
+    };
+    let samples = vec![(last_number, true), (last_number, false), (last_number, true)];
+    for max_depth in [1, 10] {
+        assert_eq!(ends(samples.clone(), max_depth), [(2, false), (1, true)]);
+    }
+    // The depth limit cuts what goes on.
+    assert_eq!(ends(vec![("5 - 4 = 1.\n\nso \\boxed{1}", false)], 1), [(1, false)]);
+    assert_eq!(ends(vec![("5 - 4 = 1.\n\nso \\boxed{1}", false)], 2), [(1, true)]);
 }
 
 impl SearchConfig {
@@ -656,7 +771,7 @@ proptest! {
                 // made with a visit of their own.
                 let below: u32 = children.iter().map(|child| child.visit_count).sum();
                 if strategy == Strategy::BestOfN {
-                    prop_assert!(node.id == 0 || node.terminal || below == node.visit_count);
+                    prop_assert!(node.terminal || below == node.visit_count);
                 } else if !children.is_empty() {
                     let own = u32::from(node.id != 0);
                     prop_assert_eq!(node.visit_count - own - 1, below - children.len() as u32);

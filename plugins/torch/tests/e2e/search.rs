@@ -53,6 +53,32 @@ fn a_tree_depends_on_its_problem_and_not_on_what_is_searched_beside_it() {
 }
 
 #[test]
+fn a_tree_does_not_depend_on_problems_of_another_verifier_beside_it() {
+    let stage = |ids: &[&str]| {
+        let mut stage = Base::get().search(params(json!({"max_step_length": 32})));
+        let line = |id: &&str| {
+            let meta = json!({});
+            json!({"version": 1, "id": id, "problem": "7 3 4 -> 24", "answer": "24", "verifier": id, "meta": meta})
+                .to_string()
+        };
+        let lines: Vec<String> = ids.iter().map(line).collect();
+        let path = stage.partial().with_file_name("mixed.jsonl");
+        std::fs::write(&path, lines.join("\n")).expect("it is written");
+        stage.set("/inputs/problems/path", json!(path));
+        stage
+    };
+    let searched = |ids: &[&str]| {
+        let stage = stage(ids);
+        let _ = stage.run();
+        trees(&stage)
+    };
+    let both = searched(&["math", "countdown"]);
+    assert_eq!([searched(&["math"]), searched(&["countdown"])].concat(), both);
+    let ended = stage(&["math", "countdown", "math"]).run();
+    ended.assert_says("the problems of lines 1 and 3 have one id, \"math\"");
+}
+
+#[test]
 fn a_shard_that_is_not_there_is_an_error() {
     let ended = Base::get()
         .search(params(json!({"num_shards": 2, "shard_index": 2})))

@@ -62,6 +62,7 @@ impl Policy for &Case {
                     sum_logprob: *sum_logprob,
                     num_tokens: *num_tokens,
                     ended: false,
+                    truncated: false,
                 }
             };
             self.steps[&path].iter().map(candidate).collect()

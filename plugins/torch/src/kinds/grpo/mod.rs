@@ -14,21 +14,19 @@ mod reward;
 mod round;
 mod trainer;
 
-use std::path::Path;
-
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use tch::Kind;
 
 use self::reward::{Overlong, RewardParams, Rewarding};
 use self::trainer::{Policy, Trainer};
 use super::checkpoints::Checkpoints;
-use super::training::{TrainingParams, save_trained};
-use crate::formats::{Problem, read_jsonl, write_jsonl};
+use super::problems;
+use super::training::{TrainingParams, check_reference, save_trained};
+use crate::formats::write_jsonl;
 use crate::lm::grpo::{ImportanceSamplingLevel, LossSettings, LossType, ScaleRewards};
 use crate::lm::lora::LoraParams;
-use crate::lm::{self, CausalLm, Tokenizer};
-use crate::policy;
+use crate::lm::{self, Tokenizer};
 use crate::worker::Job;
 
 /// What GRPO adds to [`TrainingParams`] and [`LoraParams`]; names are TRL's where it has them.
@@ -94,6 +92,18 @@ impl Params {
         self.beta != 0.0 || self.log_kl
     }
 
+    /// Prompts of a round whose rollouts are learned from before their log-probabilities under the policy that sampled them
+    /// are computed by themselves: those of the first step, which finds them on its way. Those of later steps must be known
+    /// before it changes the policy. With dropout the first step does not find them, since its pass drops other values than
+    /// the sampling, which drops none: where it is not the last on its prompts, these are computed before as well.
+    fn prompts_learned_at_once(&self, lora_dropout: f64) -> usize {
+        if lora_dropout > 0.0 && self.num_iterations > 1 {
+            0
+        } else {
+            self.prompts_per_step
+        }
+    }
+
     /// Optimizer steps on the rollouts of one generation.
     fn steps_per_round(&self) -> usize {
         self.steps_per_generation.saturating_mul(self.num_iterations).max(1)
@@ -108,7 +118,7 @@ pub fn run(job: &Job) -> Result<()> {
     let lora: LoraParams = job.params()?;
     let model_dir = job.input("model")?;
     let device = training.device(job)?;
-    let problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
+    let problems = problems::read(&job.input("problems")?, 0)?;
     if problems.is_empty() {
         bail!("there are no problems to train on");
     }
@@ -125,7 +135,8 @@ pub fn run(job: &Job) -> Result<()> {
     let reference_kind = if training.bf16 { Kind::BFloat16 } else { Kind::Float };
     let reference_dir = match (job.input_opt("reference")?, params.has_reference()) {
         (Some(dir), true) => {
-            check_reference(&dir, &model, &tokenizer, &problems)?;
+            let prompts = problems.iter().map(|problem| problem.problem.as_str());
+            check_reference(&dir, model.config.vocab_size, &tokenizer, prompts)?;
             Some(dir)
         }
         (Some(_), false) => {
@@ -166,25 +177,27 @@ pub fn run(job: &Job) -> Result<()> {
     checkpoints.finish(metrics)
 }
 
-/// Prompts that are tokenized by both models to see whether they agree.
-const NUM_COMPARED: usize = 50;
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-/// Checks that a second model can be a reference: its probabilities must be of the same tokens.
-fn check_reference(dir: &Path, model: &CausalLm, tokenizer: &Tokenizer, problems: &[Problem]) -> Result<()> {
-    policy::require_weights(dir)?;
-    let vocab_size = lm::Config::read(dir)?.vocab_size;
-    ensure!(
-        vocab_size == model.config.vocab_size,
-        "the reference has a vocabulary of {vocab_size} tokens and the model one of {}: they must share it",
-        model.config.vocab_size
-    );
-    let other = Tokenizer::load(dir).context("reference")?;
-    for problem in problems.iter().take(NUM_COMPARED) {
-        ensure!(
-            other.encode_prompt(&problem.problem)? == tokenizer.encode_prompt(&problem.problem)?,
-            "the reference and the model make different tokens of problem {:?}: they must share tokenizer and chat template",
-            problem.id
-        );
+    use super::*;
+
+    #[test]
+    fn with_dropout_ratios_of_later_iterations_are_to_a_pass_that_drops_nothing() {
+        let at_once = |num_iterations: usize, lora_dropout| {
+            let params: Params = serde_json::from_value(json!({
+                "num_generations": 4, "prompts_per_step": 8, "steps_per_generation": 2, "num_iterations": num_iterations,
+                "max_completion_length": 16, "temperature": 1.0, "top_p": 1.0, "dynamic_sampling": false,
+                "max_num_gen_batches": 1, "beta": 0.0, "log_kl": false, "use_bias_correction_kl": false, "epsilon": 0.2,
+                "epsilon_high": 0.2, "delta": null, "importance_sampling_level": "token", "loss_type": "dapo",
+                "scale_rewards": "group", "mask_truncated_completions": false, "reward": {"correct": 1.0, "wrong": 0.0},
+                "overlong": null, "generation_batch_size": 8,
+            }))
+            .expect("parameters");
+            params.prompts_learned_at_once(lora_dropout)
+        };
+        assert_eq!([at_once(1, 0.0), at_once(2, 0.0), at_once(1, 0.1)], [8, 8, 8]);
+        assert_eq!(at_once(2, 0.1), 0, "all prompts are scored before");
     }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::formats::{Sample, VerifierName};
-use crate::verify;
+use crate::verify::{self, failure};
 
 /// Words in a run that counts as repeated.
 const RUN: usize = 4;
@@ -17,7 +17,7 @@ const RUN: usize = 4;
 pub struct RewardParams {
     pub correct: f64,
     pub wrong: f64,
-    /// For a final answer that is marked as one and not cut off, right or wrong.
+    /// For a final answer that is marked as one, right or wrong: the text says what it is, ends with it, and is not cut off.
     #[serde(default)]
     pub format: f64,
     /// For a right rollout that went back at least once. Not for each time: what is paid by the piece is made by the piece.
@@ -98,10 +98,7 @@ impl Rewarding {
         let if_true = |value: f64, holds: bool| if holds { value } else { 0.0 };
         Reward {
             answer: if sample.correct { correct } else { wrong },
-            format: if_true(
-                format,
-                format != 0.0 && !sample.truncated && verify::is_terminal(verifier, &sample.completion),
-            ),
+            format: if_true(format, format != 0.0 && has_format(sample, verifier)),
             backtrack: if_true(backtrack, sample.correct && sample.num_backtracks > 0),
             repetition: match repetition {
                 0.0 => 0.0,
@@ -143,6 +140,16 @@ impl Rewarding {
     }
 }
 
+/// Returns whether a rollout ends as a solution should, right or wrong.
+///
+/// An empty box is no answer, and neither is a value that is checked while the search goes on; either would be an easier
+/// way to the reward than an answer.
+fn has_format(sample: &Sample, verifier: VerifierName) -> bool {
+    let is_stated = sample.answer.as_deref().is_some_and(|answer| !answer.trim().is_empty());
+    let is_finished = !matches!(sample.failure.as_deref(), Some(failure::UNFINISHED | failure::FORMAT));
+    is_stated && is_finished && !sample.truncated && verify::is_terminal(verifier, &sample.completion)
+}
+
 /// Returns the share of runs of words in a text that are there earlier in it, in [0, 1).
 fn repeated_share(text: &str) -> f64 {
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -154,7 +161,8 @@ fn repeated_share(text: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::VERSION;
+    use crate::formats::{Problem, VERSION};
+    use crate::scoring::{Finished, judge};
 
     fn sample(completion: &str, correct: bool) -> Sample {
         Sample {
@@ -208,14 +216,6 @@ mod tests {
             ..rewarding()
         };
         let of = |sample: &Sample| rewarding.of(sample, VerifierName::Math);
-        let boxed = sample("so it is \\boxed{3}", false);
-        assert_eq!(of(&boxed).format, 0.1);
-        assert_eq!(of(&sample("so it is 3", false)).format, 0.0);
-        let cut = Sample {
-            truncated: true,
-            ..boxed.clone()
-        };
-        assert_eq!(of(&cut).format, 0.0);
         for (num_backtracks, correct, expected) in [(0, true, 0.0), (1, true, 0.2), (3, true, 0.2), (3, false, 0.0)] {
             let sample = Sample {
                 num_backtracks,
@@ -227,6 +227,58 @@ mod tests {
         assert_eq!(of(&sample("a b c d a b c d", false)).repetition, -0.5 / 5.0);
         assert_eq!(of(&sample("a b c", false)).repetition, 0.0);
         assert_eq!(rewarding.terms().len(), 3);
+    }
+
+    #[test]
+    fn the_format_is_that_of_a_final_answer_right_or_wrong() {
+        let problem = |verifier, text: &str| Problem {
+            version: VERSION,
+            id: "p".to_owned(),
+            problem: text.to_owned(),
+            answer: "24".to_owned(),
+            verifier,
+            meta: serde_json::Map::new(),
+        };
+        let math = problem(VerifierName::Math, "how many?");
+        let countdown = problem(VerifierName::Countdown, "7 3 4 -> 24");
+        let rewarding = Rewarding {
+            reward: RewardParams {
+                format: 0.1,
+                ..rewarding().reward
+            },
+            ..rewarding()
+        };
+        let cases = [
+            (&math, "so it is \\boxed{24}", true),
+            (&math, "so it is \\boxed{3}", true),
+            (&math, "so\n#### 3", true),
+            (&math, "so it is 24", false),
+            (&math, "so it is 24, \\boxed{}", false),
+            (&math, "so it is \\boxed{24}, or \\boxed{ }", false),
+            (&math, "so it is \\boxed{24", false),
+            (&countdown, "7 - 3 = 4 | 4 4 ; 4 * 4 = 16 ; 16 ? 24", true),
+            (
+                &countdown,
+                "7 - 3 = 4 | 4 4 ; 4 * 4 = 16 ; 16 ? 24 ; 7 * 3 = 21 | 4 21",
+                false,
+            ),
+            (&countdown, "?", false),
+            (&countdown, "? ? ?", false),
+        ];
+        for (problem, completion, expected) in cases {
+            for truncated in [false, true] {
+                let finished = Finished {
+                    sample_idx: 0,
+                    prompt: problem.problem.clone(),
+                    completion: completion.to_owned(),
+                    num_tokens: 10,
+                    truncated,
+                };
+                let format = rewarding.of(&judge(problem, finished), problem.verifier).format;
+                let expected = if expected && !truncated { 0.1 } else { 0.0 };
+                assert_eq!(format, expected, "{completion}, truncated {truncated}");
+            }
+        }
     }
 
     /// The values of DAPO's definition at a cap of 100 with a buffer of 20.

@@ -231,8 +231,8 @@ impl Trainer<'_> {
         let mut round = Round::new(&self.tokenizer, prompts, drawing, &self.params)?;
         self.job
             .progress(step_idx, self.training.max_steps, "step", "learns from its rollouts");
-        // The first step learns from its own at once; those of later ones must be known before it changes the policy.
-        if let Some(later) = round.groups.get_mut(self.params.prompts_per_step..) {
+        let num_at_once = self.params.prompts_learned_at_once(self.policy.lora_dropout);
+        if let Some(later) = round.groups.get_mut(num_at_once..) {
             let objective = self.objective(step_idx);
             self.fitting(later, &objective, &mut state.micro_batch_tokens, |groups, compute| {
                 score_old(learner.model(), &objective, groups, compute)

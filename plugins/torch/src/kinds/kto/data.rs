@@ -21,6 +21,13 @@ pub struct Read {
     prompt: String,
 }
 
+impl Read {
+    /// What the model was shown.
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+}
+
 /// What a step learns from.
 pub struct Batch {
     pub items: Vec<Item>,

@@ -9,17 +9,16 @@ mod data;
 mod reference;
 mod trainer;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Deserialize;
 
-use self::data::{Batches, read_items};
+use self::data::{Batches, Read, read_items};
 use self::trainer::{Training, train};
-use super::training::{SupervisedParams, TrainingParams, save_trained};
+use super::training::{SupervisedParams, TrainingParams, check_reference, save_trained};
 use crate::formats::write_jsonl;
 use crate::lm::kto::{LossSettings, LossType};
 use crate::lm::lora::LoraParams;
 use crate::lm::{self, Tokenizer};
-use crate::policy;
 use crate::worker::Job;
 
 /// What KTO adds to [`TrainingParams`], [`SupervisedParams`] and [`LoraParams`]; names are TRL's where it has them.
@@ -56,22 +55,15 @@ pub fn run(job: &Job) -> Result<()> {
     let lora: LoraParams = job.params()?;
     let model_dir = job.input("model")?;
     let reference_dir = job.input_opt("reference")?;
-    if let Some(dir) = &reference_dir {
-        policy::require_weights(dir)?;
-    }
     let device = training.device(job)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
     let items = read_items(job, &tokenizer, &job.input("data")?, params.max_length)?;
+    if let Some(dir) = &reference_dir {
+        let vocab_size = lm::Config::read(&model_dir)?.vocab_size;
+        check_reference(dir, vocab_size, &tokenizer, items.iter().map(Read::prompt))?;
+    }
     let batches = Batches::draw(items, &supervised, params.max_length, training.seed);
     let base = lm::load(&model_dir, device, lora.base_kind(&model_dir, training.bf16)?)?;
-    if let Some(dir) = &reference_dir {
-        let other = lm::Config::read(dir)?.vocab_size;
-        ensure!(
-            other == base.config.vocab_size,
-            "the reference has a vocabulary of {other}, the model one of {}; both must read the same tokens",
-            base.config.vocab_size
-        );
-    }
     let (model, adapter) = lora.begin(base, training.seed)?;
     let training = Training {
         job,

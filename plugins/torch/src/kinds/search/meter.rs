@@ -18,6 +18,9 @@ pub(super) struct Meter<'j> {
     /// Tokens of calls of this round that have ended.
     tokens_in_round: Cell<u64>,
     standing: RefCell<String>,
+    /// Steps that this attempt's policy proposed, and those of them that were cut at their length limit.
+    num_steps: Cell<u64>,
+    num_cut: Cell<u64>,
 }
 
 impl<'j> Meter<'j> {
@@ -31,6 +34,8 @@ impl<'j> Meter<'j> {
             tokens_before: Cell::new(0),
             tokens_in_round: Cell::new(0),
             standing: RefCell::default(),
+            num_steps: Cell::new(0),
+            num_cut: Cell::new(0),
         }
     }
 
@@ -57,6 +62,18 @@ impl<'j> Meter<'j> {
     /// Counts the tokens of a call that has ended.
     pub(super) fn generated(&self, num_tokens: u64) {
         self.tokens_in_round.set(self.tokens_in_round.get() + num_tokens);
+    }
+
+    /// Counts a proposed step.
+    pub(super) fn proposed(&self, is_cut: bool) {
+        self.num_steps.set(self.num_steps.get() + 1);
+        self.num_cut.set(self.num_cut.get() + u64::from(is_cut));
+    }
+
+    /// Returns the share of the proposed steps that were cut, if there were any.
+    pub(super) fn cut_steps(&self) -> Option<f64> {
+        let num_steps = self.num_steps.get();
+        (num_steps > 0).then(|| self.num_cut.get() as f64 / num_steps as f64)
     }
 
     fn tell(&self, num_tokens_of_call: u64) {

@@ -10,20 +10,22 @@ mod player;
 
 use std::cell::RefCell;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 use super::sampling::report_usage;
-use super::saver;
-use crate::formats::{Problem, read_jsonl};
+use super::{problems, saver};
+use crate::formats::Problem;
 use crate::lm::device;
 use crate::policy::{self, Completion, Limits, Means};
 use crate::search::{self, Prior, SearchConfig, StopWhen, Strategy};
-use crate::verify;
 use crate::worker::Job;
 use keeper::Keeper;
 use meter::Meter;
 use player::Player;
+
+/// The share of steps cut at their length limit from which on that is worth a warning.
+const MAX_CUT_STEPS: f64 = 0.1;
 
 type Saver<'a> = saver::Saver<'a, Completion>;
 
@@ -95,7 +97,7 @@ pub fn run(job: &Job) -> Result<()> {
     let model_dir = job.input("policy")?;
     device::set_num_threads(job.resources().cpu);
     let device = device::parse(&params.device).map_err(anyhow::Error::msg)?;
-    let problems = problems(job, &params)?;
+    let problems = read_problems(job, &params)?;
     let config = params.config();
     let settings = [("generation_batch_size", params.generation_batch_size)];
     let mut saver = Saver::keeping(job, device, &settings)?;
@@ -125,6 +127,16 @@ pub fn run(job: &Job) -> Result<()> {
     if let Some(reuse) = policy.reuse() {
         job.metric("reused_prompt_tokens", reuse.share(), None);
     }
+    if let Some(share) = meter.cut_steps() {
+        job.metric("truncated_steps", share, None);
+        if share > MAX_CUT_STEPS {
+            job.warning(&format!(
+                "{:.0} % of the proposed steps were longer than max_step_length, {} tokens, and are left out",
+                100.0 * share,
+                params.max_step_length
+            ));
+        }
+    }
     let tally = keeper.end()?;
     saver.into_inner().finish();
     let num_trees = tally.num_trees.max(1) as f64;
@@ -145,7 +157,7 @@ pub fn run(job: &Job) -> Result<()> {
 }
 
 /// Reads the problems of this shard.
-fn problems(job: &Job, params: &Params) -> Result<Vec<Problem>> {
+fn read_problems(job: &Job, params: &Params) -> Result<Vec<Problem>> {
     if params.shard_index >= params.num_shards {
         bail!(
             "shard_index is {}, but num_shards is {}: shards are counted from 0",
@@ -153,14 +165,8 @@ fn problems(job: &Job, params: &Params) -> Result<Vec<Problem>> {
             params.num_shards
         );
     }
-    let mut problems: Vec<Problem> = read_jsonl(&job.input("problems")?, "problem")?;
-    if params.num_problems > 0 {
-        problems.truncate(params.num_problems);
-    }
+    // What is drawn for a problem depends on its id.
+    let problems = problems::read_distinct(&job.input("problems")?, params.num_problems)?;
     let shard = problems.into_iter().skip(params.shard_index).step_by(params.num_shards);
-    let problems: Vec<Problem> = shard.collect();
-    for problem in &problems {
-        verify::check_problem(problem).with_context(|| format!("problem {}", problem.id))?;
-    }
-    Ok(problems)
+    Ok(shard.collect())
 }

@@ -1,6 +1,7 @@
 //! A language model as the policy of a search: proposes steps by sampling up to the end of one, and rolls out.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use rand::Rng;
@@ -87,19 +88,22 @@ fn partial(state: &State<'_>) -> String {
 
 impl Policy for Player<'_, '_> {
     fn propose(&mut self, states: &[State<'_>], k: usize) -> Result<Vec<Vec<Candidate>>> {
-        // All problems of a set share a verifier; a mixed one is stopped at the first separator of any.
-        let mut stops: Vec<String> = states.iter().map(|state| step_end(state.problem.verifier)).collect();
-        stops.sort();
-        stops.dedup();
-        let completions = self.sample(states, k, Purpose::Steps, stops.clone())?;
-        completions
-            .into_iter()
-            .map(|list| {
-                list.iter()
-                    .map(|completion| self.candidate(completion, &stops))
-                    .collect()
-            })
-            .collect()
+        // One call for each verifier: what ends a step of one set of problems may stand within a step of another, and a
+        // tree must not depend on what is searched beside it.
+        let mut by_end: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (idx, state) in states.iter().enumerate() {
+            by_end.entry(step_end(state.problem.verifier)).or_default().push(idx);
+        }
+        let mut proposed = vec![Vec::new(); states.len()];
+        for (end, places) in by_end {
+            let of_verifier: Vec<State<'_>> = places.iter().map(|&idx| states[idx].clone()).collect();
+            let completions = self.sample(&of_verifier, k, Purpose::Steps, vec![end.clone()])?;
+            for (idx, list) in places.into_iter().zip(completions) {
+                let candidates = list.iter().map(|completion| self.candidate(completion, &end));
+                proposed[idx] = candidates.collect::<Result<_>>()?;
+            }
+        }
+        Ok(proposed)
     }
 
     fn rollout(&mut self, states: &[State<'_>], m: usize) -> Result<Vec<Vec<Rollout>>> {
@@ -119,13 +123,12 @@ impl Policy for Player<'_, '_> {
 impl Player<'_, '_> {
     /// # Errors
     /// The prior needs a probability, and the server told none.
-    fn candidate(&self, completion: &Completion, stops: &[String]) -> Result<Candidate> {
+    fn candidate(&self, completion: &Completion, step_end: &str) -> Result<Candidate> {
         let text = &completion.text;
-        let end = stops
-            .iter()
-            .filter_map(|stop| text.find(stop.as_str()))
-            .min()
-            .unwrap_or(text.len());
+        let end = text.find(step_end);
+        // What was cut in the middle of a sentence is no state to think on from.
+        let truncated = completion.finish == Finish::Length && end.is_none();
+        self.meter.proposed(truncated);
         let sum_logprob = match (completion.sum_logprob, self.params.prior) {
             (Some(sum), _) => sum,
             (None, Prior::Uniform) => 0.0,
@@ -135,10 +138,11 @@ impl Player<'_, '_> {
             ),
         };
         Ok(Candidate {
-            text: text[..end].trim().to_owned(),
+            text: text[..end.unwrap_or(text.len())].trim().to_owned(),
             sum_logprob,
             num_tokens: completion.num_tokens,
             ended: completion.finish == Finish::Eos,
+            truncated,
         })
     }
 }
