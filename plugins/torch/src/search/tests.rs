@@ -346,9 +346,10 @@ fn the_depth_limit_alone_states_no_answer() {
         (node.answer, node.correct, node.q_value)
     };
     assert_eq!(end(&mut same("5 - 4 = 1.", |_, _| ())), (None, Some(false), 0.0));
-    let right = (Some("1".to_owned()), Some(true), 1.0);
-    assert_eq!(end(&mut same("5 - 4 = 1.", |step, _| step.ended = true)), right);
-    assert_eq!(end(&mut same("so \\boxed{1}", |_, _| ())), right);
+    let right = |answer: &str| (Some(answer.to_owned()), Some(true), 1.0);
+    let text = "5 - 4 = 1.";
+    assert_eq!(end(&mut same(text, |step, _| step.ended = true)), right(text));
+    assert_eq!(end(&mut same("so \\boxed{1}", |_, _| ())), right("1"));
 }
 
 #[test]
