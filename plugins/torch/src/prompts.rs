@@ -37,20 +37,26 @@ pub enum PromptError {
     },
 }
 
-/// A place for a value, such as `{problem}`. LaTeX has braces too: only the names that are given are places.
-static PLACE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{([a-z_]+)\}").expect("the built-in pattern is a regular expression"));
+/// A place for a value, such as `{problem}` or `{meta.level}`. LaTeX has braces too: only names with a value are places.
+static PLACE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\{([a-z_]+(?:\.[A-Za-z0-9_]+)?)\}").expect("the built-in pattern is a regular expression")
+});
 
 static HEADING: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^=== *([A-Za-z_]+) *===\s*$").expect("the built-in pattern is a regular expression"));
 
 /// Puts values in their places, in one pass: a value that looks like a place stays as it is.
 pub fn fill(prompt: &str, values: &[(&str, &str)]) -> String {
-    let value = |found: &Captures<'_>| {
-        let named = values.iter().find(|(name, _)| *name == &found[1]);
-        named.map_or(found[0].to_owned(), |(_, value)| (*value).to_owned())
-    };
-    PLACE.replace_all(prompt, value).into_owned()
+    fill_with(prompt, |place| {
+        let named = values.iter().find(|(name, _)| *name == place);
+        named.map(|(_, value)| (*value).to_owned())
+    })
+}
+
+/// Puts what `value` returns for their names in places; where that is nothing, the braces are text and stay.
+pub fn fill_with(prompt: &str, mut value: impl FnMut(&str) -> Option<String>) -> String {
+    let replace = |found: &Captures<'_>| value(&found[1]).unwrap_or_else(|| found[0].to_owned());
+    PLACE.replace_all(prompt, replace).into_owned()
 }
 
 /// A text and where it came from, for messages.

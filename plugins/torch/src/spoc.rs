@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(chat.num_backtracks, 1);
         // As a model's output is read: by the usual verifier, which takes the last solution's word.
         let verdict = verify(&problem, &message.content);
-        assert!(verdict.correct && verdict.recovered);
+        assert!(verdict.correct);
         assert_eq!(verdict.answer.as_deref(), Some("40"));
         let swapped = format!("{RIGHT} ; {doubt} ; {WRONG} ; {praise}");
         assert!(

@@ -4,16 +4,12 @@
 //! are full of LaTeX. Filled in one pass, so that a problem may hold such words itself.
 
 use std::path::Path;
-use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use regex::{Captures, Regex};
 use serde_json::Value;
 
 use crate::formats::Problem;
-
-static PLACES: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{(problem|meta\.[A-Za-z0-9_]+)\}").expect("a regular expression"));
+use crate::prompts::fill_with;
 
 /// A prompt with places for a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +24,7 @@ impl Template {
     /// Reads a template; without a path it is [`Template::bare`].
     ///
     /// # Errors
-    /// The file can't be read or has no place for a problem.
+    /// The file can't be read or has no place for a problem's text.
     pub fn of(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::bare()) };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
@@ -38,11 +34,13 @@ impl Template {
     /// Takes a text; the line break that ends a file is no part of it.
     ///
     /// # Errors
-    /// The text has no place for a problem.
+    /// The text has no place for a problem's text: its level alone would make problems look the same.
     pub fn new(text: &str) -> Result<Self> {
         ensure!(
-            PLACES.is_match(text),
-            "the prompt has neither {{problem}} nor {{meta.NAME}} in it, so that every problem would look the same"
+            ["{problem}", "{meta.statement}"]
+                .iter()
+                .any(|place| text.contains(place)),
+            "the prompt has neither {{problem}} nor {{meta.statement}} in it, so that the policy would not see the problem"
         );
         let text = text.strip_suffix('\n').unwrap_or(text);
         Ok(Self(text.strip_suffix('\r').unwrap_or(text).to_owned()))
@@ -54,17 +52,19 @@ impl Template {
     /// The problem lacks a field that the template names.
     pub fn fill(&self, problem: &Problem) -> Result<String> {
         let mut failure = None;
-        let filled = PLACES.replace_all(&self.0, |place: &Captures| match place[1].strip_prefix("meta.") {
-            None => problem.problem.clone(),
-            Some(field) => meta_text(problem, field).unwrap_or_else(|error| {
-                failure.get_or_insert(error);
-                String::new()
-            }),
+        let filled = fill_with(&self.0, |place| {
+            if place == "problem" {
+                return Some(problem.problem.clone());
+            }
+            match meta_text(problem, place.strip_prefix("meta.")?) {
+                Ok(text) => Some(text),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    None
+                }
+            }
         });
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(filled.into_owned()),
-        }
+        failure.map_or(Ok(filled), Err)
     }
 }
 
@@ -117,7 +117,9 @@ mod tests {
                 .to_string()
         };
         assert!(error("no place").contains("{problem}"));
-        assert!(error("{meta.subject}").contains("meta.subject") && error("{meta.subject}").contains("level"));
-        assert!(error("{meta.list}").contains("no text"));
+        assert!(error("Level {meta.level}").contains("neither {problem} nor {meta.statement}"));
+        let subject = error("{problem} {meta.subject}");
+        assert!(subject.contains("meta.subject") && subject.contains("level"));
+        assert!(error("{problem} {meta.list}").contains("no text"));
     }
 }

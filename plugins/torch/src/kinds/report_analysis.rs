@@ -14,7 +14,7 @@ use crate::report::analysis::{AnalysisConfig, Curves, Gathered, Origin, analyse}
 use crate::report::analysis_page::analysis_page;
 use crate::report::analysis_samples::SampleFacts;
 use crate::report::analysis_tables;
-use crate::verify::{same_answer, stated_answer, text_before_backtrack};
+use crate::scoring::is_first_answer_wrong;
 use crate::worker::{Input, Job};
 
 /// The parameters; defaults live in `plugin.yaml`.
@@ -136,23 +136,13 @@ fn samples(job: &Job, problems: &Problems, benchmark_axis: &str) -> Result<Vec<(
         let facts = samples.iter().map(|sample| SampleFacts {
             correct: sample.correct,
             num_backtracks: sample.num_backtracks,
-            first_wrong: find(&sample.problem_id).and_then(|problem| first_wrong(problem, sample)),
+            first_wrong: find(&sample.problem_id)
+                .and_then(|problem| is_first_answer_wrong(problem, &sample.completion)),
         });
         all.push((origin(input), facts.collect()));
         job.progress(idx + 1, inputs.len(), "file", "samples");
     }
     Ok(all)
-}
-
-/// Tells whether the first answer that a sample states is wrong: the one before its first return sentence, or the final
-/// one where nothing is returned from. `None` where no answer stands there.
-fn first_wrong(problem: &Problem, sample: &Sample) -> Option<bool> {
-    let before = text_before_backtrack(&sample.completion);
-    if before.len() == sample.completion.len() {
-        return sample.answer.as_ref().map(|_| !sample.correct);
-    }
-    let answer = stated_answer(problem.verifier, before)?;
-    Some(!same_answer(problem.verifier, &answer, &problem.answer))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn benchmark_html(benchmark: &Benchmark, styles: &[String]) -> String {
     );
     html += &section(
         "Backtracks of right and wrong samples, and recovery",
-        "The first stated answer is the one before the first return sentence. Recovery: correct in the end, of the samples \
+        "The first stated answer is the first box or, in Countdown, check. Recovery: correct in the end, of the samples \
          that were wrong at first.",
         tables::samples(benchmark),
     );

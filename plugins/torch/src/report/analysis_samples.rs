@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::formats::Tally;
+use crate::scoring::by_backtracks;
 
 /// One judged sample, as far as the analysis needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +47,6 @@ pub fn sample_stats(samples: &[SampleFacts]) -> SampleStats {
     };
     let first_wrong: Vec<&SampleFacts> = samples.iter().filter(|s| s.first_wrong == Some(true)).collect();
     let num_recovered = first_wrong.iter().filter(|s| s.correct).count();
-    let mut by_backtracks: BTreeMap<String, Tally> = BTreeMap::new();
-    for sample in samples {
-        let tally = by_backtracks.entry(bucket(sample.num_backtracks)).or_default();
-        tally.num_samples += 1;
-        tally.num_correct += usize::from(sample.correct);
-    }
     SampleStats {
         num_samples: samples.len(),
         backtracks_if_correct: mean(true),
@@ -60,16 +55,7 @@ pub fn sample_stats(samples: &[SampleFacts]) -> SampleStats {
         num_recovered,
         num_first_known: samples.iter().filter(|s| s.first_wrong.is_some()).count(),
         recovery_rate: (!first_wrong.is_empty()).then(|| num_recovered as f64 / first_wrong.len() as f64),
-        by_backtracks,
-    }
-}
-
-/// Names a number of backtracks as `Scores::by_backtracks` does.
-fn bucket(num_backtracks: usize) -> String {
-    if num_backtracks >= 3 {
-        "3+".to_owned()
-    } else {
-        num_backtracks.to_string()
+        by_backtracks: by_backtracks(samples.iter().map(|s| (s.num_backtracks, s.correct))),
     }
 }
 

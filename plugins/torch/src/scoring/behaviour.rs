@@ -13,6 +13,15 @@ const REFLECTIONS: [&str; 2] = [r"(?i)\bbut wait\b", r"(?i)\bhmm+\b"];
 /// Backtracks from here on share a row.
 const MANY_BACKTRACKS: usize = 3;
 
+/// Tells whether the first answer that a completion states is wrong, mended later or not; `None` where it states none.
+///
+/// Of math that is the first box: what a return sentence gives up before is a step, and need not be an answer. For a
+/// text without a box it is what the text states at all.
+pub fn is_first_answer_wrong(problem: &Problem, completion: &str) -> Option<bool> {
+    let first = verify::first_answer(problem.verifier, completion)?;
+    Some(!verify::same_answer(problem.verifier, &problem.answer, &first))
+}
+
 /// One sample, counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
@@ -21,21 +30,20 @@ pub struct Counted {
     pub num_reflections: usize,
     pub correct: bool,
     pub truncated: bool,
-    /// Whether the first answer that the text states is wrong; `None` where it states none.
+    /// See [`is_first_answer_wrong`].
     first_wrong: Option<bool>,
 }
 
 impl Counted {
     /// Counts a sample of a problem.
     pub fn of(problem: &Problem, sample: &Sample) -> Self {
-        let first = verify::first_answer(problem.verifier, &sample.completion);
         Self {
             num_tokens: sample.num_tokens,
             num_backtracks: sample.num_backtracks,
             num_reflections: num_reflections(&sample.completion),
             correct: sample.correct,
             truncated: sample.truncated,
-            first_wrong: first.map(|first| !verify::same_answer(problem.verifier, &problem.answer, &first)),
+            first_wrong: is_first_answer_wrong(problem, &sample.completion),
         }
     }
 }
@@ -64,18 +72,18 @@ pub fn token_percentiles(samples: &[Counted]) -> BTreeMap<String, f64> {
         .into()
 }
 
-/// Returns samples and correct ones by number of backtracks.
-pub fn by_backtracks(samples: &[Counted]) -> BTreeMap<String, Tally> {
+/// Returns samples and correct ones by number of backtracks, from each sample's backtracks and verdict.
+pub fn by_backtracks(samples: impl IntoIterator<Item = (usize, bool)>) -> BTreeMap<String, Tally> {
     let mut rows = BTreeMap::<String, Tally>::new();
-    for sample in samples {
-        let row = if sample.num_backtracks >= MANY_BACKTRACKS {
+    for (num_backtracks, correct) in samples {
+        let row = if num_backtracks >= MANY_BACKTRACKS {
             format!("{MANY_BACKTRACKS}+")
         } else {
-            sample.num_backtracks.to_string()
+            num_backtracks.to_string()
         };
         let tally = rows.entry(row).or_default();
         tally.num_samples += 1;
-        tally.num_correct += usize::from(sample.correct);
+        tally.num_correct += usize::from(correct);
     }
     rows
 }
@@ -140,7 +148,20 @@ mod tests {
             (verdicts["correct"].num_samples, verdicts["correct"].with_backtracks),
             (2, 0.5)
         );
-        assert_eq!(by_backtracks(&samples)["1"].num_correct, 1);
+        let rows = by_backtracks(samples.iter().map(|s| (s.num_backtracks, s.correct)));
+        assert_eq!(rows["1"].num_correct, 1);
+    }
+
+    #[test]
+    fn the_first_answer_is_the_first_box_and_not_what_a_return_gives_up() {
+        let wrong = |completion: &str| is_first_answer_wrong(&problem("p", "4"), completion);
+        assert_eq!(
+            wrong("x is 5.\n\nBut wait. Let's go back to x.\n\n\\boxed{4}"),
+            Some(false)
+        );
+        // As of a sample that was cut off, and so is not correct.
+        assert_eq!(wrong("So \\boxed{4}. Let me check"), Some(false));
+        assert_eq!(wrong("I do not know."), None);
     }
 
     #[test]

@@ -5,47 +5,50 @@ use crate::verify;
 
 /// The answers of a problem's samples, sorted into those that are the same one.
 ///
-/// Same is what the verifier calls so: `1/2` and `0.5` vote together. Ties go to the answer that came first; a sample
-/// without an answer doesn't vote, and where none votes the majority is wrong.
+/// Same is what the verifier calls so: `1/2` and `0.5` vote together. Ties go to the answer that came first. A sample
+/// that has no answer or was cut off, whatever its last words are, doesn't vote; where none votes the majority is wrong.
+/// An answer is as right as most of its votes: in Countdown two may reach the same value, one by a false equation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Votes {
-    /// For each sample the number of its answer, in the order of their first mention.
-    answers: Vec<Option<usize>>,
-    /// Whether the first sample with each answer is correct.
-    correct: Vec<bool>,
+    /// For each sample that votes the number of its answer, in the order of their first mention, and its verdict.
+    votes: Vec<Option<(usize, bool)>>,
+    num_answers: usize,
 }
 
 impl Votes {
     /// Sorts the answers. Each is compared once with each different one, so that a vote for every k costs no more.
     pub fn of(verifier: VerifierName, samples: &[Sample]) -> Self {
         let mut kinds: Vec<&str> = Vec::new();
-        let mut correct = Vec::new();
-        let mut answers = Vec::with_capacity(samples.len());
+        let mut votes = Vec::with_capacity(samples.len());
         for sample in samples {
-            let Some(answer) = sample.answer.as_deref() else {
-                answers.push(None);
+            let Some(answer) = sample.answer.as_deref().filter(|_| !sample.truncated) else {
+                votes.push(None);
                 continue;
             };
             let same = |other: &&str| *other == answer || verify::same_answer(verifier, other, answer);
             let kind = kinds.iter().position(same).unwrap_or_else(|| {
                 kinds.push(answer);
-                correct.push(sample.correct);
                 kinds.len() - 1
             });
-            answers.push(Some(kind));
+            votes.push(Some((kind, sample.correct)));
         }
-        Self { answers, correct }
+        Self {
+            votes,
+            num_answers: kinds.len(),
+        }
     }
 
     /// Returns whether the most frequent answer of the first `k` samples is correct.
     pub fn majority_is_correct(&self, k: usize) -> bool {
-        let mut counts = vec![0usize; self.correct.len()];
-        for kind in self.answers.iter().take(k).flatten() {
+        let mut counts = vec![0usize; self.num_answers];
+        let mut num_correct = vec![0usize; self.num_answers];
+        for (kind, correct) in self.votes.iter().take(k).flatten() {
             counts[*kind] += 1;
+            num_correct[*kind] += usize::from(*correct);
         }
         let most = counts.iter().copied().max().unwrap_or(0);
         let winner = counts.iter().position(|count| *count == most && most > 0);
-        winner.is_some_and(|kind| self.correct[kind])
+        winner.is_some_and(|kind| 2 * num_correct[kind] > most)
     }
 }
 
@@ -67,6 +70,30 @@ mod tests {
         let votes = votes(&[(Some("3"), false), (Some("0.5"), true), (Some("\\frac{1}{2}"), true)]);
         assert!(!votes.majority_is_correct(2), "a tie goes to the first");
         assert!(votes.majority_is_correct(3));
+    }
+
+    #[test]
+    fn the_order_of_samples_decides_nothing_but_ties() {
+        let cut_off = Sample {
+            truncated: true,
+            ..sample("p", Some("4"), false)
+        };
+        let by_luck = sample("p", Some("4"), false);
+        let right = sample("p", Some("4"), true);
+        let wrong = sample("p", Some("7"), false);
+        let mut samples = vec![cut_off, right.clone(), by_luck, right.clone(), right, wrong];
+        for _ in 0..samples.len() {
+            samples.rotate_left(1);
+            assert!(Votes::of(VerifierName::Math, &samples).majority_is_correct(samples.len()));
+        }
+        let others: Vec<Sample> = samples
+            .into_iter()
+            .filter(|s| s.truncated || s.answer.as_deref() != Some("4"))
+            .collect();
+        assert!(
+            !Votes::of(VerifierName::Math, &others).majority_is_correct(2),
+            "7 alone votes"
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod stored;
 
 use std::collections::BTreeMap;
 
+pub use behaviour::{by_backtracks, is_first_answer_wrong};
 pub use judge::{Finished, judge};
 pub use majority::Votes;
 
@@ -99,7 +100,7 @@ pub fn score(problems: &[Problem], lists: &[Vec<Sample>], settings: &Settings) -
         mean_reflections: Some(behaviour::mean(&counted, |sample| sample.num_reflections as f64)),
         truncated: behaviour::mean(&counted, |sample| f64::from(sample.truncated)),
         failures: failures(lists),
-        by_backtracks: behaviour::by_backtracks(&counted),
+        by_backtracks: behaviour::by_backtracks(counted.iter().map(|s| (s.num_backtracks, s.correct))),
         by_verdict: behaviour::by_verdict(&counted),
         recovery: Some(behaviour::recovery(&counted)),
         by_meta: groups::by_meta(problems, &per_problem),
@@ -260,5 +261,15 @@ mod tests {
             judge_stored(&problems, twice, true),
             Err(StoredError::Repeated { sample_idx: 3, .. })
         ));
+    }
+
+    #[test]
+    fn samples_without_a_place_take_those_that_are_free() {
+        let problems = [problem("a", "1")];
+        let mut lines = vec![stored("a", "\\boxed{2}", None), stored("a", "\\boxed{1}", None)];
+        lines[0].1.sample_idx = Some(1);
+        let judged = judge_stored(&problems, lines, false).expect("two places");
+        let places: Vec<(usize, bool)> = judged.samples[0].iter().map(|s| (s.sample_idx, s.correct)).collect();
+        assert_eq!(places, [(1, false), (2, true)]);
     }
 }

@@ -12,7 +12,7 @@ use crate::formats::{Changed, Problem, Sample};
 pub struct StoredSample {
     pub problem_id: String,
     pub completion: String,
-    /// Place among the samples of its problem; without it, the order of the lines is the order of the samples.
+    /// Place among the samples of its problem; without it, the next one that no line before has taken.
     pub sample_idx: Option<usize>,
     pub prompt: Option<String>,
     /// 0 where nobody counted.
@@ -29,7 +29,10 @@ pub struct StoredSample {
 pub enum StoredError {
     #[error("line {line}: there is no problem {id:?}; do the samples belong to these problems?")]
     UnknownProblem { line: usize, id: String },
-    #[error("line {line}: problem {id:?} has a sample {sample_idx} already")]
+    #[error(
+        "line {line}: problem {id:?} has a sample {sample_idx} already; give each sample of a problem a sample_idx of its \
+         own, or none of them one"
+    )]
     Repeated { line: usize, id: String, sample_idx: usize },
     #[error("{num_missing} of {num_problems} problems have no sample, the first of them {first:?}")]
     Missing {
@@ -68,7 +71,8 @@ pub fn judge_stored(
             return Err(StoredError::UnknownProblem { line, id });
         };
         let (problem, list) = (&problems[place], &mut lists[place]);
-        let sample_idx = stored.sample_idx.unwrap_or(list.len());
+        let next_free = || (list.len()..).find(|idx| !list.contains_key(idx)).unwrap_or(usize::MAX);
+        let sample_idx = stored.sample_idx.unwrap_or_else(next_free);
         let sample = judge(
             problem,
             Finished {

@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use regex::{Regex, RegexSet};
+use regex::RegexSet;
 
 use super::{Wording, math, paragraphs};
 
@@ -62,13 +62,6 @@ pub fn count_backtracks(text: &str, patterns: &BacktrackPatterns) -> usize {
         .count()
 }
 
-/// Returns what stands before the first of ASTRO's return sentences; the whole text if there is none.
-pub fn text_before_backtrack(text: &str) -> &str {
-    static ANY: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(&USUAL_PATTERNS.join("|")).expect("the built-in patterns are regular expressions"));
-    ANY.find(text).map_or(text, |found| &text[..found.start()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,12 +99,5 @@ mod tests {
             count("\\boxed{1}\n\nLet's go back to x.\n\n\\boxed{2}\n\nLet's go back to y."),
             1
         );
-    }
-
-    #[test]
-    fn the_text_before_the_first_return_is_found() {
-        let text = "So it is 4. But wait. Let’s go back to x.\n\nLet's restart.";
-        assert_eq!(text_before_backtrack(text), "So it is 4. But wait. ");
-        assert_eq!(text_before_backtrack("no return"), "no return");
     }
 }

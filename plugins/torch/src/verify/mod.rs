@@ -9,7 +9,7 @@ pub mod countdown;
 pub mod math;
 mod wording;
 
-pub use backtracks::{BacktrackPatterns, count_backtracks, text_before_backtrack};
+pub use backtracks::{BacktrackPatterns, count_backtracks};
 pub use wording::{Wording, paragraphs, squeezed};
 
 use crate::formats::{Problem, VerifierName};
@@ -25,8 +25,6 @@ pub struct Verdict {
     pub num_backtracks: usize,
     /// The first cause of a wrong verdict; see [`failure`].
     pub failure: Option<&'static str>,
-    /// Right in the end, after a first stated answer that was wrong.
-    pub recovered: bool,
 }
 
 /// The causes that a [`Verdict`] names. `truncated` is not among them: only who sampled knows.
@@ -63,7 +61,6 @@ pub fn verify_with(problem: &Problem, completion: &str, wording: &Wording) -> Ve
                 answer: None,
                 num_backtracks: 0,
                 failure: Some(failure::FORMAT),
-                recovered: false,
             },
         },
         VerifierName::Math => math::judge(&problem.answer, completion),

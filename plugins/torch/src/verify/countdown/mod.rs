@@ -41,8 +41,6 @@ struct Replay {
     reflects: bool,
     /// An affirmative verdict after a terminal: the solution is handed in.
     committed: bool,
-    /// Whether the first check of all claimed equality.
-    first_check: Option<bool>,
     /// A failure that no later return can mend.
     lost: Option<&'static str>,
 }
@@ -63,7 +61,6 @@ pub fn judge(game: &Game, completion: &str, wording: &Wording) -> Verdict {
         answer,
         num_backtracks: replay.num_backtracks,
         failure,
-        recovered: failure.is_none() && replay.num_backtracks > 0 && replay.first_check == Some(false),
     }
 }
 
@@ -80,13 +77,7 @@ impl Replay {
         }
         self.reflects |= !matches!(sentence, Sentence::Step(_));
         match sentence {
-            Sentence::Step(text) => {
-                let step = read_step(text);
-                if let Step::Terminal { value, target, .. } = step {
-                    self.first_check.get_or_insert(value == target);
-                }
-                self.path.push(step);
-            }
+            Sentence::Step(text) => self.path.push(read_step(text)),
             // Between steps an approval says nothing that could be checked.
             Sentence::Approval => self.committed = matches!(self.path.last(), Some(Step::Terminal { .. })),
             Sentence::Return { state, .. } => match read_numbers(state).and_then(|state| self.find(game, &state)) {

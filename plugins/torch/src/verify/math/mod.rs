@@ -44,9 +44,7 @@ pub fn judge(reference: &str, completion: &str) -> Verdict {
         (Some(_), false) => Some(failure::WRONG_ANSWER),
         (None, false) => Some(failure::UNFINISHED),
     };
-    let first = extract::first_box(completion);
     Verdict {
-        recovered: correct && first.is_some_and(|first| !equal(reference, &first)),
         correct,
         answer,
         num_backtracks: count_backtracks(completion, BacktrackPatterns::usual()),

@@ -49,9 +49,17 @@ impl Approx {
 
     /// Returns whether the two can't be told apart although they are known well.
     pub(super) fn is_same(self, other: Self) -> bool {
-        let error = 4.0 * (self.error + other.error);
         let distance = (self.re - other.re).hypot(self.im - other.im);
-        distance <= error && error <= 1e-9 * self.abs().max(other.abs()).max(1e-4)
+        distance <= self.joint_error(other) && self.is_known_beside(other)
+    }
+
+    /// Returns whether the two are known well enough to say whether they are the same.
+    pub(super) fn is_known_beside(self, other: Self) -> bool {
+        self.joint_error(other) <= 1e-9 * self.abs().max(other.abs()).max(1e-4)
+    }
+
+    fn joint_error(self, other: Self) -> f64 {
+        4.0 * (self.error + other.error)
     }
 
     pub(super) fn quotient(self, other: Self) -> Option<Self> {

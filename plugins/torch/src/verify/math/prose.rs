@@ -10,6 +10,7 @@ use regex::Regex;
 
 use super::compare::is_answer;
 use super::extract::{formulas, regex, tail};
+use super::units;
 
 /// A value is looked for only in so many bytes at the end.
 const MAX_LENGTH: usize = 2_000;
@@ -31,7 +32,13 @@ pub(super) fn last_value(text: &str) -> Option<String> {
         (formula, number) => number.or(formula)?,
     };
     let (before, after) = (&text[..found.start], &text[found.end..]);
-    if DENIED.is_match(before) || CHANGED.is_match(after) {
+    static NEXT_WORD: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"^(?:[\s})\]$*]|\\[,; )\]])*(?:\\text\s*\{\s*)?([A-Za-z]+)(-)?"));
+    // 12 three-digit numbers are 12.
+    let is_multiple = NEXT_WORD
+        .captures(after)
+        .is_some_and(|next| next.get(2).is_none() && units::is_multiple(&next[1]));
+    if DENIED.is_match(before) || CHANGED.is_match(after) || is_multiple {
         return None;
     }
     if !joins_earlier(before, &text[found.clone()], after) && stands_alone(before, after) {
@@ -190,6 +197,7 @@ mod tests {
             ("14 eggs\n2. Then we stop", "14"),
             ("so 3 million people", "3 million"),
             ("Hence $x = 4$.", "x = 4"),
+            ("There are 12 three-digit numbers.", "12"),
         ] {
             assert_eq!(last_value(text).as_deref(), Some(value), "{text}");
         }
@@ -222,6 +230,9 @@ mod tests {
             "at least 14",
             "It is less than 14",
             "14 more than before",
+            "5 \\text{ tenths}",
+            "It is 6 tens",
+            "They made $2$ lakh",
             "7 mod 10",
             "the square root of 14",
             "See equation (14)",

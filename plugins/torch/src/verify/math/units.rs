@@ -1,5 +1,7 @@
 //! Which words are units, and when two units are the same.
 
+use super::words;
+
 /// Words after a number that change it or say that it is one of several, and so are no units.
 const NOT_UNITS: &[&str] = &[
     "half",
@@ -72,9 +74,44 @@ const NOT_UNITS: &[&str] = &[
     "n",
     "i",
     "the",
-    "dozen",
-    "dozens",
+    "nth",
+    "pair",
+    "couple",
+    "twice",
+    "thrice",
+    "fewer",
+    "below",
+    "above",
+    "under",
+    "negative",
+    "remainder",
+    "basis",
+    "permille",
+    "pct",
+    "binary",
+    "octal",
+    "hex",
+    "hexadecimal",
 ];
+
+/// Words, without the plural's "s", that multiply the number before them wherever they stand.
+const MULTIPLES: &[&str] = &[
+    "dozen",
+    "score",
+    "gross",
+    "lakh",
+    "crore",
+    "fold",
+    "doubled",
+    "tripled",
+    "quadrupled",
+    "halved",
+    "recurring",
+    "repeating",
+];
+
+/// Letters that multiply the number before them, `5K`. Kelvin and molar are lost with them: a doubt.
+const SCALE_LETTERS: &[&str] = &["k", "K", "M", "B"];
 
 /// Words that multiply the number before them.
 const SCALES: &[(&str, u32)] = &[
@@ -96,10 +133,9 @@ const SHORT_WORDS: &[&str] = &[
 
 /// Units of few letters, which are units only behind a number.
 const SHORT_UNITS: &[&str] = &[
-    "m", "g", "s", "h", "l", "L", "V", "W", "N", "J", "A", "C", "F", "K", "cm", "mm", "km", "dm", "nm", "ft", "in",
-    "yd", "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml", "mL", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "am",
-    "pm", "AM", "PM", "Hz", "kW", "Pa", "rad", "deg", "pts", "pt", "gal", "qt", "USD", "EUR", "GBP", "kmh", "mol",
-    "cc",
+    "m", "g", "s", "h", "l", "L", "V", "W", "N", "J", "A", "C", "F", "cm", "mm", "km", "dm", "nm", "ft", "in", "yd",
+    "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml", "mL", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "am", "pm",
+    "AM", "PM", "Hz", "kW", "Pa", "rad", "deg", "pts", "pt", "gal", "qt", "USD", "EUR", "GBP", "kmh", "mol", "cc",
 ];
 
 /// Spellings of units, all after the plural's "s" is gone.
@@ -174,7 +210,14 @@ pub(super) fn canonical(parts: &[String]) -> Option<String> {
     let mut power = String::new();
     for part in parts {
         let lower = part.to_ascii_lowercase();
-        if NOT_UNITS.contains(&lower.as_str()) || scale(part).is_some() {
+        let single = singular(&lower);
+        // Ordered pairs are things that are counted; a pair of shoes is two.
+        let counted = single == "pair"
+            && parts
+                .iter()
+                .any(|part| matches!(part.as_str(), "ordered" | "unordered"));
+        let no_unit = [lower.as_str(), single].iter().any(|word| NOT_UNITS.contains(word));
+        if (no_unit && !counted) || is_multiple(part) {
             return None;
         }
         match lower.as_str() {
@@ -191,17 +234,30 @@ pub(super) fn canonical(parts: &[String]) -> Option<String> {
             "kph" | "kmh" => names.extend(["km", "/", "h"].map(str::to_owned)),
             "of" | "a" | "an" => {}
             _ => {
-                let single = if lower.len() > 2 {
-                    lower.strip_suffix('s').unwrap_or(&lower)
-                } else {
-                    &lower
-                };
                 let name = SPELLINGS.iter().find(|(spelled, _)| *spelled == single);
                 names.push(name.map_or(single, |(_, short)| short).to_owned());
             }
         }
     }
     Some(names.join(" ") + &power)
+}
+
+fn singular(word: &str) -> &str {
+    if word.len() > 2 {
+        word.strip_suffix('s').unwrap_or(word)
+    } else {
+        word
+    }
+}
+
+/// Returns whether a word behind a number makes it another number: 3 fifths, 6 tens, 2 score, 5K.
+pub(super) fn is_multiple(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    let is_scale = |word: &str| scale(word.strip_suffix("th").unwrap_or(word)).is_some();
+    [lower.as_str(), singular(&lower)]
+        .into_iter()
+        .any(|word| MULTIPLES.contains(&word) || is_scale(word) || words::is_number_or_part(word))
+        || SCALE_LETTERS.contains(&word)
 }
 
 /// Units that measure the same thing: what is measured, and how many of the smallest unit it is.

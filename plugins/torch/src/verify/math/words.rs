@@ -65,6 +65,19 @@ fn below_hundred(words: &[String]) -> Option<u64> {
     }
 }
 
+/// Ordinals that are more than a number's name and "th"; a second is a unit of time.
+const ORDINALS: [&str; 5] = ["third", "fifth", "eighth", "ninth", "twelfth"];
+
+/// Returns whether a lower-case word is a number below a hundred, or a part of a whole: `fifth`, `twentieth`.
+pub(super) fn is_number_or_part(word: &str) -> bool {
+    let is_number = |word: &str| small(word).is_some() || tens(word).is_some();
+    let is_part = || {
+        let name = word.strip_suffix("th")?;
+        Some(is_number(name) || is_number(&format!("{}y", name.strip_suffix("ie")?)))
+    };
+    is_number(word) || ORDINALS.contains(&word) || is_part() == Some(true)
+}
+
 fn small(word: &str) -> Option<u64> {
     SMALL.iter().position(|name| *name == word).map(|value| value as u64)
 }

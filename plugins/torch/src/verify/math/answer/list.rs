@@ -83,9 +83,8 @@ fn joined(members: Vec<Answer>, joint: Joint) -> Answer {
             other => values.push(other.clone()),
         }
     }
-    // x_1 and x_2 are two values of x.
-    let stem = |name: &String| name.split('_').next().unwrap_or_default().to_owned();
-    let one_name = names.iter().all(|name| stem(name) == stem(&names[0]));
+    // The values of x, however often it is named; x_1 and x_2 may be two values of x, but keep their names.
+    let one_name = names.iter().all(|name| *name == names[0]);
     let bare = values.len() - names.len();
     if one_name && (bare == 0 || names.len() == 1) && !names.is_empty() {
         return Answer::List(values);

@@ -10,6 +10,9 @@ use super::super::units;
 use super::decimal::{decimal, is_rounded};
 use super::function::is_same_function;
 
+/// From this size on a number beside a percentage is one that lacks its sign, below it a share.
+const MIN_WITHOUT_SIGN: f64 = 2.0;
+
 /// The largest value that floating point alone may decide about.
 const MAX_NUMERIC: f64 = 1e6;
 
@@ -30,10 +33,13 @@ pub(super) fn is_same_quantity(a: &Quantity, b: &Quantity) -> bool {
     if plain.unit.is_some() {
         return false;
     }
-    // 28% may lack its sign and be 28, but 0.28% must not pass for 0.28.
-    let hundredth = || Expr::Quotient(Box::new(percent.expr.clone()), Box::new(Expr::integer(100)));
-    let large = || numeric::constant(&percent.expr).is_some_and(|value| value.re.abs() >= 1.0);
-    (large() && same_number(&percent.expr, &plain.expr)) || same_number(&hundredth(), &plain.expr)
+    // One reading for each number, so that 5% and 500% are never the same answer. 28 lacks its sign and is 28%: no
+    // answer of GSM8K has one, not even where a percentage is asked for. 0.28 is 28%, not 0.28%.
+    if numeric::constant(&plain.expr).is_some_and(|value| value.re.abs() >= MIN_WITHOUT_SIGN) {
+        return same_number(&percent.expr, &plain.expr);
+    }
+    let hundredth = Expr::Quotient(Box::new(percent.expr.clone()), Box::new(Expr::integer(100)));
+    same_number(&hundredth, &plain.expr)
 }
 
 /// Returns whether two expressions have the same value, for all values of their variables.

@@ -32,24 +32,26 @@ impl Relation {
                 values.push(&member.answer);
             }
         }
-        let sign_before = |idx: usize| {
-            if self.signs.contains(&'≈') {
-                '≈'
-            } else {
-                self.signs[idx.saturating_sub(1).min(self.signs.len() - 1)]
-            }
-        };
+        // Every value with every other: over many links a chain would get anywhere.
+        let approximates = self.signs.contains(&'≈');
         let consistent = values
             .iter()
             .enumerate()
-            .skip(1)
-            .all(|(idx, value)| agrees(values[idx - 1], value, sign_before(idx)));
+            .all(|(idx, a)| values[..idx].iter().all(|b| agrees(a, b, approximates)));
         (consistent && (has_name || values.len() > 1)).then_some(values)
     }
 }
 
-/// Returns whether a chain may put its sign between the two: the same value, or a rounded one.
-fn agrees(a: &Answer, b: &Answer, sign: char) -> bool {
+/// A decimal in a chain may differ from what it was rounded from by so much of it: a third is about 0.3, not about 0.4.
+const MAX_ROUNDING: f64 = 0.12;
+
+/// The last place of a decimal that `=` may put behind what it was rounded from, as in `2/3 = 0.67`.
+const MAX_UNIT_OF_EQUAL: f64 = 0.01;
+
+/// Returns whether a chain may have both values: they are the same, or one is a decimal that the other rounds to.
+///
+/// Anything more lenient lets a chain state several answers, of which one will be right.
+fn agrees(a: &Answer, b: &Answer, approximates: bool) -> bool {
     if is_same(a, b) {
         return true;
     }
@@ -70,16 +72,22 @@ fn agrees(a: &Answer, b: &Answer, sign: char) -> bool {
     let (Some(x), Some(y)) = (value(a), value(b)) else {
         return false;
     };
-    let near = (x - y).abs();
-    let places = [a, b]
-        .into_iter()
-        .filter_map(|quantity| decimal(&quantity.expr))
-        .map(|decimal| decimal.unit);
-    match (places.reduce(f64::max), sign) {
-        (Some(unit), '≈') => near <= unit,
-        (None, '≈') => near <= 0.05 * x.abs().max(y.abs()),
-        (unit, _) => near <= unit.unwrap_or(0.0).min(0.01),
-    }
+    let unit = |quantity: &Quantity| {
+        let scale = if quantity.percent { 0.01 } else { 1.0 };
+        decimal(&quantity.expr).map(|decimal| decimal.unit * scale)
+    };
+    let (rounded, exact, unit) = match (unit(a), unit(b)) {
+        (Some(a_unit), Some(b_unit)) if a_unit == b_unit => return false,
+        (Some(a_unit), b_unit) if b_unit.is_none_or(|b_unit| b_unit < a_unit) => (x, y, a_unit),
+        (_, Some(b_unit)) => (y, x, b_unit),
+        _ => return false,
+    };
+    // By half of the last place at most, or cut off and so nearer to zero.
+    let allowed = if rounded.abs() < exact.abs() { 0.9999 } else { 0.5001 } * unit;
+    let distance = (rounded - exact).abs();
+    distance <= allowed
+        && distance <= MAX_ROUNDING * rounded.abs().max(exact.abs())
+        && (approximates || unit <= 1.0001 * MAX_UNIT_OF_EQUAL)
 }
 
 pub(super) fn is_same_relation(a: &Relation, b: &Relation) -> bool {

@@ -82,13 +82,14 @@ pub(super) fn is_same(a: &Answer, b: &Answer) -> bool {
             (Some(mut a), Some(mut b)) => {
                 a.sort_by(|(a, _), (b, _)| a.cmp(b));
                 b.sort_by(|(a, _), (b, _)| a.cmp(b));
-                a.len() == b.len()
-                    && a.iter()
-                        .zip(&b)
-                        .all(|((a_name, a), (b_name, b))| a_name == b_name && is_same(a, b))
+                let same_names = a.len() == b.len() && a.iter().zip(&b).all(|((a, _), (b, _))| a == b);
+                if !same_names && are_indexed(&a) && are_indexed(&b) {
+                    return are_same_unordered(&unnamed(a), &unnamed(b));
+                }
+                same_names && a.iter().zip(&b).all(|((_, a), (_, b))| is_same(a, b))
             }
-            (Some(named), None) => are_same_in_order(&unnamed(named), b),
-            (None, Some(named)) => are_same_in_order(a, &unnamed(named)),
+            (Some(named), None) => are_same_as_unnamed(named, b),
+            (None, Some(named)) => are_same_as_unnamed(named, a),
             (None, None) => are_same_unordered(a, b),
         },
         (Answer::Set(a), Answer::Set(b)) => are_same_unordered(&distinct(a), &distinct(b)),
@@ -174,6 +175,21 @@ fn named_values(members: &[Answer]) -> Option<Vec<(String, Answer)>> {
         found.push((name.to_owned(), value.clone()));
     }
     Some(found)
+}
+
+/// Returns whether the names are one with several indices: x_1 and x_2 may be two values of x, as roots are.
+fn are_indexed(named: &[(String, Answer)]) -> bool {
+    let stem = |name: &str| name.split('_').next().unwrap_or_default().to_owned();
+    named.windows(2).all(|pair| stem(&pair[0].0) == stem(&pair[1].0))
+}
+
+/// Compares with values that have no names: those of several unknowns have an order, those of one have none.
+fn are_same_as_unnamed(named: Vec<(String, Answer)>, values: &[Answer]) -> bool {
+    if are_indexed(&named) {
+        are_same_unordered(&unnamed(named), values)
+    } else {
+        are_same_in_order(&unnamed(named), values)
+    }
 }
 
 fn unnamed(named: Vec<(String, Answer)>) -> Vec<Answer> {

@@ -631,4 +631,29 @@ pub(super) const EQUAL: &[(&str, &str)] = &[
     ("7", "\\boxed 7"),
     ("7", "\\[ \\boxed{\\text{7}} \\]"),
     ("7", "\\boxed{\\boxed{7}}"),
+    // Chains of an exact value and what it is rounded to
+    ("\\frac{2}{3}", "\\frac{2}{3} \\approx 0.667 \\approx 0.67"),
+    ("\\frac{1}{3}", "x = \\frac{1}{3} \\approx 0.3"),
+    // Corners and steps
+    ("|x-5|", "\\sqrt{x^2-10x+25}"),
+    ("\\max(x,y)", "\\frac{x+y+|x-y|}{2}"),
+    ("-\\lfloor -x \\rfloor", "\\lceil x \\rceil"),
+    ("\\lfloor x+1 \\rfloor", "\\lfloor x \\rfloor + 1"),
+    ("y = |x-5|", "y = |5-x|"),
+    ("\\sqrt{e^{2x}}", "e^x"),
+    ("\\frac{1}{\\sqrt{x}}", "\\frac{\\sqrt{x}}{x}"),
+    ("30x\\sqrt{14x}", "\\sqrt{12600x^3}"),
+    // Units that look like numbers
+    ("5", "5 \\text{ ordered pairs}"),
+    ("5", "5 \\text{ months}"),
+    ("5", "5 \\text{ baths}"),
+    ("5", "5 \\text{ seconds}"),
+    // Several values of one unknown
+    ("x_1 = 1, x_2 = 2", "x_{2} = 2, x_{1} = 1"),
+    ("x_1 = 1, x_2 = 2", "2, 1"),
+    ("\\{1, 2\\}", "x_1 = 2, x_2 = 1"),
+    ("x = 1, x = 2", "x_1 = 2, x_2 = 1"),
+    // Percentages without their sign, and with it
+    ("25", "25\\%"),
+    ("1.5", "150\\%"),
 ];
