@@ -108,7 +108,7 @@ fn the_trees_of_every_strategy_can_be_linearized() {
         assert!(metric(&ended, "solved") > 0.0, "{strategy}");
         assert_eq!(trees(&stage).len(), 24);
         let inputs = [("trees", stage.output("trees"))];
-        let traces = Stage::new("astro.linearize", json!({}), &inputs, &["traces", "card"]);
+        let traces = Stage::new("astro.linearize", json!({}), &inputs, &["traces", "card", "card_text"]);
         traces.run().assert_done();
         let text = std::fs::read_to_string(traces.output("traces")).expect("the traces");
         assert!(
@@ -138,5 +138,5 @@ fn what_completions_begin_with_is_computed_once() {
     ended.assert_done();
     // Four completions of each prompt share it, so that three quarters need no computing whatever the tree is.
     let reused = metric(&ended, "reused_prompt_tokens");
-    assert!(reused > 0.75, "{reused}");
+    assert!(reused >= 0.75, "{reused}");
 }
