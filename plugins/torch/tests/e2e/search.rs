@@ -138,5 +138,5 @@ fn what_completions_begin_with_is_computed_once() {
     ended.assert_done();
     // Four completions of each prompt share it, so that three quarters need no computing whatever the tree is.
     let reused = metric(&ended, "reused_prompt_tokens");
-    assert!(reused > 0.75, "{reused}");
+    assert!(reused >= 0.75, "{reused}");
 }
