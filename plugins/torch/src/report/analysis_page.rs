@@ -83,8 +83,8 @@ fn benchmark_html(benchmark: &Benchmark, styles: &[String]) -> String {
     );
     html += &section(
         "Backtracks of right and wrong samples, and recovery",
-        "The first stated answer is the first box or, in Countdown, check. Recovery: correct in the end, of the samples \
-         that were wrong at first.",
+        "The first stated answer is what is declared before the first return, else the first box (in Countdown: the first \
+         check). Recovery: correct in the end, of the samples that were wrong at first.",
         tables::samples(benchmark),
     );
     html += &format!(

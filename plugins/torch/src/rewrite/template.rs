@@ -6,7 +6,8 @@ use super::check::{boxed_once, claims_objection, count_boxes, repeats, unboxed};
 use super::plan::{Part, plan};
 use super::{MaxLength, Reject, RewriteConfig, chat};
 use crate::formats::{Chat, Trace, TraceNode, VerifierName};
-use crate::verify::{paragraphs, same_answer, stated_answer};
+use crate::verify::math::declared_answer;
+use crate::verify::{paragraphs, same_answer};
 
 /// Writes a trace as a conversation of one question and one solution, and reads it back with the verifier.
 ///
@@ -41,21 +42,24 @@ pub fn write(trace: &Trace, config: &RewriteConfig, max_length: MaxLength<'_>, p
 }
 
 /// Writes a step. Of a math text the right answer alone is boxed, and once: a box is what a reader, and a verifier, takes for
-/// the final answer. A wrong one stays where it was, and is said where it could not be read without its box: it is what
-/// the text answers before its first return.
+/// the final answer. A wrong one is declared in words: it is what the text answers before its first return.
 fn step(trace: &Trace, node: &TraceNode) -> String {
     let text = node.text.trim();
-    if trace.problem.verifier != VerifierName::Math || count_boxes(text) == 0 {
+    if trace.problem.verifier != VerifierName::Math {
         return text.to_owned();
     }
     if node.correct == Some(true) {
-        return boxed_once(text);
+        return if count_boxes(text) == 0 {
+            text.to_owned()
+        } else {
+            boxed_once(text)
+        };
     }
     let text = unboxed(text);
     let Some(answer) = node.answer.as_deref().filter(|_| node.terminal) else {
         return text;
     };
-    match stated_answer(VerifierName::Math, &text) {
+    match declared_answer(&text) {
         Some(stated) if same_answer(VerifierName::Math, &stated, answer) => text,
         _ => format!("{text}\nThe answer is {answer}."),
     }

@@ -8,7 +8,7 @@ use crate::formats::{Tree, VerifierName};
 use crate::linearize::tests::{any_tree, config as linearize_config, small_tree, traces_of};
 use crate::linearize::{LinearizeConfig, ReturnTo, merge_sequences};
 use crate::random::stream;
-use crate::verify::{same_answer, stated_answer, text_before_backtrack};
+use crate::verify::{first_answer, same_answer};
 
 pub(super) fn config(verifier: VerifierName) -> RewriteConfig {
     let wording = Wording::of(verifier);
@@ -205,7 +205,7 @@ proptest! {
             prop_assert_eq!(text.matches("\\boxed").count(), 1, "{}", text);
             // The first attempt's answer is still what the text says before it returns.
             let first = trace.nodes.iter().find_map(|node| node.answer.as_deref()).expect("an answer");
-            let said = stated_answer(VerifierName::Math, text_before_backtrack(text));
+            let said = first_answer(VerifierName::Math, text);
             prop_assert!(said.is_some_and(|said| same_answer(VerifierName::Math, &said, first)), "{}", text);
         }
     }

@@ -15,8 +15,8 @@ const MANY_BACKTRACKS: usize = 3;
 
 /// Tells whether the first answer that a completion states is wrong, mended later or not; `None` where it states none.
 ///
-/// Of math that is the first box: what a return sentence gives up before is a step, and need not be an answer. For a
-/// text without a box it is what the text states at all.
+/// Of math that is what is declared before the first return sentence (a box, "the answer is"), else the first box: a mere
+/// value that a return gives up is a step. For a text without a box it is what the text states at all.
 pub fn is_first_answer_wrong(problem: &Problem, completion: &str) -> Option<bool> {
     let first = verify::first_answer(problem.verifier, completion)?;
     Some(!verify::same_answer(problem.verifier, &problem.answer, &first))
@@ -153,12 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_answer_is_the_first_box_and_not_what_a_return_gives_up() {
+    fn the_first_answer_is_declared_and_not_a_step_that_a_return_gives_up() {
         let wrong = |completion: &str| is_first_answer_wrong(&problem("p", "4"), completion);
         assert_eq!(
             wrong("x is 5.\n\nBut wait. Let's go back to x.\n\n\\boxed{4}"),
             Some(false)
         );
+        assert_eq!(
+            wrong("x is 5. The answer is 5.\n\nBut wait. Let's go back to x.\n\n\\boxed{4}"),
+            Some(true)
+        );
+        assert_eq!(wrong("\\boxed{5}\n\nLet's restart.\n\n\\boxed{4}"), Some(true));
         // As of a sample that was cut off, and so is not correct.
         assert_eq!(wrong("So \\boxed{4}. Let me check"), Some(false));
         assert_eq!(wrong("I do not know."), None);

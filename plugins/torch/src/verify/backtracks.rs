@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use regex::RegexSet;
+use regex::{Regex, RegexSet};
 
 use super::{Wording, math, paragraphs};
 
@@ -60,6 +60,13 @@ pub fn count_backtracks(text: &str, patterns: &BacktrackPatterns) -> usize {
         .into_iter()
         .filter(|paragraph| patterns.matches(paragraph))
         .count()
+}
+
+/// Returns what stands before the first return sentence; the whole text where there is none.
+pub fn first_attempt(text: &str) -> &str {
+    static ANY: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(&USUAL_PATTERNS.join("|")).expect("the built-in patterns are regular expressions"));
+    ANY.find(text).map_or(text, |found| &text[..found.start()])
 }
 
 #[cfg(test)]

@@ -42,6 +42,17 @@ pub fn extract(text: &str) -> Option<String> {
         .filter(|answer| !answer.is_empty())
 }
 
+/// Returns the answer that a text declares, by a box, `####` or "answer is"; the last value of prose is none.
+pub(super) fn declared(text: &str) -> Option<String> {
+    let text = without_thought(text)?;
+    first_box(&text).or_else(|| {
+        let text = tail(&text, MAX_LENGTH);
+        marked(text)
+            .or_else(|| spoken(text))
+            .filter(|answer| !answer.is_empty())
+    })
+}
+
 /// Returns the end of a text, from white space on, in at most so many bytes.
 pub(super) fn tail(text: &str, max_length: usize) -> &str {
     let Some(mut start) = text.len().checked_sub(max_length).filter(|start| *start > 0) else {

@@ -27,6 +27,7 @@ mod words;
 
 use std::borrow::Cow;
 
+use super::backtracks::first_attempt;
 use super::{BacktrackPatterns, Verdict, count_backtracks, failure};
 pub use compare::{Comparison, compare, equal};
 pub use extract::{end_of_last_box, extract, without_thought};
@@ -78,9 +79,19 @@ fn is_short(response: &str) -> bool {
         && response.split_whitespace().count() <= MAX_NAME_WORDS
 }
 
-/// Returns the first answer that a text states: its first box, or what it states at all where it has none.
+/// Returns the first answer that a text states: what it declares before its first return sentence, else its first box, or
+/// what it states at all where it has none.
+///
+/// A value before a return that nothing declares to be the answer is a step that was given up.
 pub fn first_answer(text: &str) -> Option<String> {
-    extract::first_box(text).or_else(|| extract(text))
+    declared_answer(first_attempt(text))
+        .or_else(|| extract::first_box(text))
+        .or_else(|| extract(text))
+}
+
+/// Returns the answer that a text declares by a box, `####` or "answer is".
+pub fn declared_answer(text: &str) -> Option<String> {
+    extract::declared(text)
 }
 
 /// Returns whether a step states a final answer, as a box or in the manner of GSM8K.
