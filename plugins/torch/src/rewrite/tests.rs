@@ -111,9 +111,9 @@ fn the_right_answer_alone_is_boxed() {
     let config = config(VerifierName::Math);
     let chat = rewrite(&trace(&tree, &[2, 4, 5]), &config, &mut stream(0, "", 0)).unwrap();
     let paragraphs: Vec<&str> = chat.messages[1].content.split("\n\n").collect();
-    // Without its box the answer would be taken for 3.
+    // Without its box nothing would declare an answer before the return.
     assert_eq!(paragraphs[1], "So it is $5$, of 3 kinds.\nThe answer is 5.");
-    assert_eq!(paragraphs[4], "We get $6$.");
+    assert_eq!(paragraphs[4], "We get $6$.\nThe answer is 6.");
     assert_eq!(paragraphs[6], "We get 1, so the answer is \\boxed{1}.");
     tree.nodes[5].text = "It is \\fbox{\\boxed{1}}.".into();
     let reject = rewrite(&trace(&tree, &[5]), &config, &mut stream(0, "", 0)).unwrap_err();
