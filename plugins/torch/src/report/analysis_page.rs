@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::analysis::{Analysis, Benchmark, CAUTION, Point, Related, Run, checkpoints, series_of};
+use super::analysis::{Analysis, Benchmark, Point, Related, Run, checkpoints, series_of};
+use super::analysis_notes::CAUTION;
 use super::analysis_tables as tables;
 use super::chart::{LineChart, Series, line_chart};
 use super::correlate::MIN_POINTS;

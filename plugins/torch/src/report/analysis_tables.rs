@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::analysis::{Analysis, Benchmark, CAUTION, Related};
+use super::analysis::{Analysis, Benchmark, Related};
+use super::analysis_notes::CAUTION;
 use super::compare_tables::TEXT_WIDTH;
 use super::markup::wrap;
 use super::table::{Column, Table};

@@ -18,7 +18,7 @@
 //! | `page` | the comparison as one HTML page |
 //! | `correlate` | Pearson's and Spearman's correlation with intervals, and the partial one |
 //! | `analysis`, `analysis_samples` | scores and samples of checkpoints -> how backtracks, length and accuracy go together |
-//! | `analysis_tables`, `analysis_page` | an analysis as tables and as one HTML page |
+//! | `analysis_tables`, `analysis_page`, `analysis_notes` | an analysis as tables, as one HTML page, and in words |
 //! | `solution`, `solution_target` | the graph of steps and returns behind a solution's text; where a return goes |
 //! | `select` | which tree and which sample are worth drawing |
 //! | `layout`, `solution_layout` | where the nodes of a tree and the steps of a solution go |
@@ -29,6 +29,7 @@
 //! | `dot` | the same two graphs for Graphviz |
 
 pub mod analysis;
+pub mod analysis_notes;
 pub mod analysis_page;
 pub mod analysis_samples;
 pub mod analysis_tables;

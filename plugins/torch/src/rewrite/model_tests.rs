@@ -315,7 +315,12 @@ fn what_a_model_does_not_manage_is_the_templates_or_nobodys() {
     let (written, _) = with_bad(bad, is_step, 9, Fallback::Template);
     let (chat, writer) = written.chat.expect("the template's");
     assert_eq!(writer, Writer::Template);
-    assert!(chat.messages[1].content.contains("so 11\nThe answer is 11.\n\nBut wait"), "{chat:?}");
+    assert!(
+        chat.messages[1]
+            .content
+            .contains("so 11\nThe answer is 11.\n\nBut wait"),
+        "{chat:?}"
+    );
     let reject = written.reject.expect("what it replaces");
     assert_eq!(
         (reject.reason.as_str(), reject.replaced_by),
