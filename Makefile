@@ -21,15 +21,17 @@ lint: setup  ## Formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
-test: lint test-python setup-s3  ## Everything that CI checks
+test: lint setup-s3  ## Everything that CI checks
 	$(CARGO) test --quiet --workspace
+	@$(MAKE) --no-print-directory test-python
 
 # Without it the tests against a real S3 server skip, and say so.
 .PHONY: setup-s3
 setup-s3:
 	@PYTHON=$(PYTHON) scripts/setup-s3.sh >/dev/null || echo "no S3 server could be had; its tests skip"
 
-# Each folder of tests is its own run: the plugins are separate programs and share no package.
+# Each folder of tests is its own run: the plugins are separate programs and share no package. After the build, because some
+# of them call what was built.
 test-python:  ## The tests of the Python plugins, scripts and the benchmark
 	@set -e; for file in $$(find plugins scripts bench -name 'test_*.py' | sort); do \
 	  echo "$(PYTHON) -m unittest $$file"; \
