@@ -133,7 +133,7 @@ fn countdown_runs_once_and_then_only_what_changed() {
 
     // Another learning rate: the fine-tuned models, and what is below them.
     let edited = run_quick(cache, &["--set", "sft_learning_rate=5e-4"]);
-    let arms = |stage: &str| ["direct", "search"].map(|style| format!("{stage}[style={style}]"));
+    let arms = |stage: &str| ["direct", "search"].map(|style| format!("{stage}[seed=7,style={style}]"));
     let mut expected = vec!["report".to_owned()];
     for stage in ["sft", "grpo", "eval_sft", "eval_grpo", "solution"] {
         expected.extend(arms(stage));
