@@ -23,8 +23,8 @@ GOAL = 3.0
 RUNTIME = {"num_problems": 0, "num_shards": 1, "shard_index": 0, "strategy": "mcts", "max_depth": 50, "c_puct": 1.0,
            "prior": "mean_logprob", "revisit_terminals": True, "leaves_per_round": 1, "virtual_loss": 1.0, "beam_width": 4,
            "min_value": 0.0, "max_tokens": 0, "max_seconds": 0, "stop_when": None, "temperature": 1.0, "top_p": 0.95, "top_k": 0,
-           "seed": 0, "bf16": False, "max_active_problems": 512, "device": "cpu", "save_steps": 0, "save_seconds": 0,
-           "max_concurrency": 1, "request_timeout": 0, "max_retries": 0}
+           "seed": 0, "bf16": False, "truncated_steps": "keep", "max_active_problems": 512, "device": "cpu", "save_steps": 0,
+           "save_seconds": 0, "max_concurrency": 1, "request_timeout": 0, "max_retries": 0}
 NOTHING_SOLVED = "no search reached a correct answer"
 
 

@@ -68,7 +68,7 @@ pub struct Candidate {
     pub num_tokens: usize,
     /// The policy ended its turn with this step, so that no other can follow.
     pub ended: bool,
-    /// It was cut at its length limit, so that it is no whole step.
+    /// It was cut at its length limit, and is not to become a state.
     pub truncated: bool,
 }
 

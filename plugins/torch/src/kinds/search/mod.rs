@@ -58,6 +58,7 @@ struct Params {
     top_k: i64,
     /// Tokens of one step.
     max_step_length: usize,
+    truncated_steps: TruncatedSteps,
     /// Tokens of one rollout.
     max_completion_length: usize,
     /// Computes a model of ours in bf16; an endpoint computes in what it is served in.
@@ -67,6 +68,16 @@ struct Params {
     max_active_problems: usize,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     device: String,
+}
+
+/// What becomes of a proposed step that `max_step_length` cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TruncatedSteps {
+    /// It is left out, for its text stops in the middle of a sentence.
+    Drop,
+    /// It is a step like others, which the next one goes on from.
+    Keep,
 }
 
 impl Params {
@@ -129,7 +140,7 @@ pub fn run(job: &Job) -> Result<()> {
     }
     if let Some(share) = meter.cut_steps() {
         job.metric("truncated_steps", share, None);
-        if share > MAX_CUT_STEPS {
+        if share > MAX_CUT_STEPS && params.truncated_steps == TruncatedSteps::Drop {
             job.warning(&format!(
                 "{:.0} % of the proposed steps were longer than max_step_length, {} tokens, and are left out",
                 100.0 * share,

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use rand::Rng;
 
 use super::meter::Meter;
-use super::{Params, Saver};
+use super::{Params, Saver, TruncatedSteps};
 use crate::lm::sampler::Sampling;
 use crate::policy::{self, Completion, Finish, Options, Request};
 use crate::random;
@@ -126,9 +126,8 @@ impl Player<'_, '_> {
     fn candidate(&self, completion: &Completion, step_end: &str) -> Result<Candidate> {
         let text = &completion.text;
         let end = text.find(step_end);
-        // What was cut in the middle of a sentence is no state to think on from.
-        let truncated = completion.finish == Finish::Length && end.is_none();
-        self.meter.proposed(truncated);
+        let is_cut = completion.finish == Finish::Length && end.is_none();
+        self.meter.proposed(is_cut);
         let sum_logprob = match (completion.sum_logprob, self.params.prior) {
             (Some(sum), _) => sum,
             (None, Prior::Uniform) => 0.0,
@@ -142,7 +141,7 @@ impl Player<'_, '_> {
             sum_logprob,
             num_tokens: completion.num_tokens,
             ended: completion.finish == Finish::Eos,
-            truncated,
+            truncated: is_cut && self.params.truncated_steps == TruncatedSteps::Drop,
         })
     }
 }
