@@ -189,7 +189,7 @@ fn move_folder(from: &Path, to: &Path) -> Result<()> {
 pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| to.display().to_string())?;
     for path in entries(from)? {
-        let target = to.join(path.file_name().expect("an entry of a folder has a name"));
+        let target = to.join(path.strip_prefix(from)?);
         if path.is_dir() {
             copy_folder(&path, &target)?;
         } else {

@@ -140,3 +140,17 @@ fn what_completions_begin_with_is_computed_once() {
     let reused = metric(&ended, "reused_prompt_tokens");
     assert!(reused >= 0.75, "{reused}");
 }
+
+#[test]
+fn a_step_that_was_cut_is_left_out_or_gone_on_from() {
+    let num_nodes = |truncated_steps: &str| -> usize {
+        let trees = searched(json!({"max_step_length": 2, "truncated_steps": truncated_steps}));
+        let nodes = |tree: &String| serde_json::from_str::<Value>(tree).expect("a tree")["nodes"].clone();
+        trees
+            .iter()
+            .map(|tree| nodes(tree).as_array().map_or(0, Vec::len))
+            .sum()
+    };
+    let (dropped, kept) = (num_nodes("drop"), num_nodes("keep"));
+    assert!(dropped >= 7 && kept > 2 * dropped, "{dropped} nodes and {kept}");
+}
